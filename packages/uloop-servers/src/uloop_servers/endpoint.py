@@ -1,0 +1,110 @@
+"""Endpoints: where a server is, and what it speaks, as in ``tcp://127.0.0.1:3333``."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass, replace
+from typing import Any
+
+__all__ = ["Endpoint"]
+
+DEFAULT_PORTS = {"tcp": 3333, "udp": 3333}
+EXAMPLES = "tcp://127.0.0.1:3333 or udp://[::1]:3333"
+FORM = re.compile(
+    r"(?P<scheme>[a-z+]+)://(?:\[(?P<ipv6>[^][/?#@\s]+)\]|(?P<host>[^][:/?#@\s]+))(?::(?P<port>[0-9]{1,5}))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A protocol and an address.
+
+    Parameters:
+        scheme: ``tcp`` or ``udp``.
+        host: an IPv4 or IPv6 address, or a name.
+        port: 0 to 65535; a server that asks for 0 is given a free one.
+    """
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read ``SCHEME://HOST:PORT``; IPv6 addresses stand in brackets, the port may be left out.
+
+        Raises:
+            ValueError: one sentence that names the text and what would be right.
+        """
+        match = FORM.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not an endpoint like {EXAMPLES}")
+        scheme, ipv6, host, port = match["scheme"], match["ipv6"], match["host"], match["port"]
+        if scheme not in DEFAULT_PORTS:
+            raise ValueError(
+                f"{text!r} has the unknown scheme {scheme!r}; known are {', '.join(DEFAULT_PORTS)}"
+            )
+        if ipv6 is not None and not _is_ipv6(ipv6):
+            raise ValueError(f"{text!r} has {ipv6!r} in brackets, which is not an IPv6 address")
+        number = DEFAULT_PORTS[scheme] if port is None else int(port)
+        if number > 65535:
+            raise ValueError(f"{text!r} has the port {number}; ports are 0 to 65535")
+        return cls(scheme, ipv6 or host, number)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def kind(self) -> socket.SocketKind:
+        """``SOCK_STREAM`` or ``SOCK_DGRAM``."""
+        return socket.SOCK_STREAM if self.scheme == "tcp" else socket.SOCK_DGRAM
+
+    def resolve(self) -> tuple[socket.AddressFamily, Any]:
+        """The first address that the name stands for: its family, and what ``bind`` takes.
+
+        Raises:
+            OSError: there is none.
+        """
+        family, _, _, _, address = socket.getaddrinfo(self.host, self.port, type=self.kind)[0]
+        return family, address
+
+    def bind(self) -> tuple[socket.socket, Endpoint]:
+        """A non-blocking socket at this endpoint, and the endpoint with its real port.
+
+        ``[::]`` takes IPv6 alone, so that it can stand beside ``0.0.0.0``.
+
+        Raises:
+            OSError: the name is unknown, or the address cannot be had.
+        """
+        family, address = self.resolve()
+        sock = socket.socket(family, self.kind)
+        try:
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            _claim_address(sock)
+            sock.bind(address)
+            sock.setblocking(False)
+        except BaseException:
+            sock.close()
+            raise
+        return sock, replace(self, port=sock.getsockname()[1])
+
+
+def _claim_address(sock: socket.socket) -> None:
+    """Have the address to ourselves, and have it again right after a restart."""
+    if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+        # Windows: without it anybody can bind the same address and take our clients.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+    elif sock.type == socket.SOCK_STREAM:
+        # Unix: old connections in TIME_WAIT do not count. For UDP it would let others in.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    except OSError:
+        return False
+    return True

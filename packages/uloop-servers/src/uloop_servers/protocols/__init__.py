@@ -1,0 +1,1 @@
+"""What the servers say: pure functions of bytes and times, without sockets."""

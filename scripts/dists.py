@@ -1,0 +1,99 @@
+"""Builds every wheel and sdist, installs each alone into a clean environment, and uses it there.
+
+A package that leans on something it does not declare fails here. Siblings come from the same
+build, by path: an index may have others of the same name.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: each package with the ones of ours that it stands on
+SIBLINGS = {
+    "uloop-events": (),
+    "uloop-reactor": ("uloop-events",),
+    "uloop-servers": ("uloop-events", "uloop-reactor"),
+}
+if sys.platform == "win32":
+    NEW_GROUP, TERMINATE = subprocess.CREATE_NEW_PROCESS_GROUP, signal.CTRL_BREAK_EVENT
+else:
+    NEW_GROUP, TERMINATE = 0, signal.SIGTERM
+TEST_TOOLS = [f"{tool}=={version(tool)}" for tool in ("pytest", "pytest-timeout")]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        dists = work / "dist"
+        for package in SIBLINGS:
+            uv("build", "--quiet", "--out-dir", dists, ROOT / "packages" / package)
+        for package, siblings in SIBLINGS.items():
+            wheels = [find(dists, sibling, "whl") for sibling in siblings]
+            sdist = find(dists, package, "tar.gz")
+            with tarfile.open(sdist) as archive:
+                archive.extractall(work / "sdists", filter="data")
+            tests = next((work / "sdists").glob(f"{package.replace('-', '_')}-*/tests"))
+            for artifact in (find(dists, package, "whl"), sdist):
+                print(f"{artifact.name}: installed alone", flush=True)
+                environment = work / f"{artifact.name}-environment"
+                python = install(environment, artifact, *wheels)
+                if package == "uloop-servers":
+                    serve(python)
+                run(python, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, cwd=work)
+
+
+def install(environment: Path, *artifacts: Path) -> Path:
+    """A clean environment with these files in it; its Python."""
+    uv("venv", "--quiet", "--python", sys.executable, environment)
+    python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    uv("pip", "install", "--quiet", "--python", python, *artifacts)
+    uv("pip", "check", "--quiet", "--python", python)
+    uv("pip", "install", "--quiet", "--python", python, *TEST_TOOLS)
+    return python
+
+
+def serve(python: Path) -> None:
+    """Serve the time by the installed command, ask it, and end it as an operator would."""
+    command = python.parent / ("uloop-servers.exe" if os.name == "nt" else "uloop-servers")
+    server = subprocess.Popen(
+        [command, "serve", "tcp://127.0.0.1:0", "udp://127.0.0.1:0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        creationflags=NEW_GROUP,
+    )
+    try:
+        assert server.stderr is not None
+        for _ in range(2):
+            run(command, "ask", server.stderr.readline().split()[-1])
+    finally:
+        server.send_signal(TERMINATE)
+        exit_code = server.wait(30)
+    if exit_code:
+        sys.exit(f"uloop-servers ended with {exit_code}")
+
+
+def find(dists: Path, package: str, ending: str) -> Path:
+    return next(dists.glob(f"{package.replace('-', '_')}-*.{ending}"))
+
+
+def uv(*arguments: str | Path) -> None:
+    run(sys.executable, "-m", "uv", *arguments)
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> None:
+    result = subprocess.run([str(part) for part in command], cwd=cwd)
+    if result.returncode:
+        sys.exit(f"failed: {' '.join(map(str, command))}")
+
+
+if __name__ == "__main__":
+    main()

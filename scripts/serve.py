@@ -1,0 +1,56 @@
+"""Runs ``uloop-servers serve``, and asks each endpoint once to show that it answers."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import signal
+import sys
+import threading
+
+from uloop_servers.ask import NoAnswerError, ask
+from uloop_servers.cli import READY, main
+from uloop_servers.endpoint import Endpoint
+
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # every address of this machine: one of them
+
+
+class ReadyEndpoints(logging.Handler):
+    """Hears the servers say that they are bound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.endpoints: queue.SimpleQueue[Endpoint] = queue.SimpleQueue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == READY and isinstance(record.args, tuple):
+            self.endpoints.put(Endpoint.parse(str(record.args[0])))
+
+
+class Demonstration(threading.Thread):
+    """Asks each endpoint as a client would, while the main thread serves."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.ready = ReadyEndpoints()
+        self.failed = False
+        logging.getLogger("uloop.servers").addHandler(self.ready)
+
+    def run(self) -> None:
+        while True:
+            bound = self.ready.endpoints.get()
+            reachable = Endpoint(bound.scheme, WILDCARDS.get(bound.host, bound.host), bound.port)
+            try:
+                for reading in ask(reachable):
+                    print(f"it answers: {reading}", flush=True)
+            except NoAnswerError as error:
+                print(error, file=sys.stderr)
+                self.failed = True
+                signal.raise_signal(signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    demonstration = Demonstration()
+    demonstration.start()
+    exit_code = main(["serve", *sys.argv[1:]])
+    sys.exit(1 if demonstration.failed else exit_code)

@@ -1,0 +1,144 @@
+"""Servers as processes, on every backend that this platform has."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+from uloop_reactor import available_backends
+
+READY = re.compile(r"uloop-servers: serving (?P<endpoint>(?P<scheme>\w+)://.*:(?P<port>\d+))$")
+if sys.platform == "win32":
+    TERMINATE = signal.CTRL_BREAK_EVENT  # the one that can be sent to another process
+else:
+    TERMINATE = signal.SIGTERM
+PATIENCE = 30  # seconds; a test that runs into it has failed
+
+
+@pytest.fixture(params=available_backends())
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of each backend in turn."""
+    return str(request.param)
+
+
+class Program:
+    """A Python program in a process of its own, with what it prints to standard error."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], **options: Any) -> None:
+        if sys.platform == "win32":
+            options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP  # to send it a Ctrl-Break
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        self.lines: list[str] = []
+        self._queue: SimpleQueue[str | None] = SimpleQueue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def next_line(self) -> str:
+        """The next line on standard error; waits for it."""
+        line = self._queue.get(timeout=PATIENCE)
+        assert line is not None, f"the program has ended; it said {self.lines}"
+        return line
+
+    def close_input(self) -> None:
+        """Let it read the end of its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def terminate(self) -> int:
+        """End it as an operator would; its exit code."""
+        if self.process.poll() is None:
+            try:
+                self.process.send_signal(TERMINATE)
+            except OSError:
+                # Windows: there is no console, so there is no Ctrl-Break and no other way to ask
+                self.process.kill()
+                self.wait()
+                return 0
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until it ends by itself; its exit code."""
+        try:
+            return self.process.wait(PATIENCE)
+        finally:
+            self.process.kill()
+            self._reader.join()
+            self.close_input()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            for line in stream:
+                self.lines.append(line.rstrip("\n"))
+                self._queue.put(self.lines[-1])
+        self._queue.put(None)
+
+
+class Server(Program):
+    """``uloop-servers serve`` with one endpoint of each transport, on free ports."""
+
+    def __init__(self, backend: str, endpoints: Sequence[str] = (), **options: Any) -> None:
+        endpoints = endpoints or ("tcp://127.0.0.1:0", "udp://127.0.0.1:0")
+        super().__init__(["-m", "uloop_servers", "serve", "--backend", backend, *endpoints], {}, **options)
+        self.endpoints: dict[str, str] = {}
+        self.ports: dict[str, int] = {}
+        while len(self.ports) < len(endpoints):
+            ready = READY.match(self.next_line())
+            assert ready, f"expected a ready line, got {self.lines}"
+            self.endpoints[ready["scheme"]] = ready["endpoint"]
+            self.ports[ready["scheme"]] = int(ready["port"])
+
+
+@pytest.fixture
+def start_program() -> Iterator[Callable[..., Program]]:
+    """Starts a program; it is killed after the test if it still runs."""
+    programs: list[Program] = []
+
+    def start(*command: str, environment: Mapping[str, str] | None = None) -> Program:
+        programs.append(Program(command, environment or {}))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.process.kill()
+        program.wait()
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., Server]]:
+    """Starts a server; after the test it must end with 0, and have shown no traceback."""
+    servers: list[Server] = []
+
+    def start(backend: str, *endpoints: str, **options: Any) -> Server:
+        servers.append(Server(backend, endpoints, **options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        exit_code = server.terminate()
+        assert exit_code == 0, server.lines
+        assert not [line for line in server.lines if "Traceback" in line], server.lines
+
+
+@pytest.fixture
+def server(start_server: Callable[..., Server], backend: str) -> Server:
+    """A server on each backend in turn."""
+    return start_server(backend)
