@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
+# Until the servers deal with Ctrl-C themselves it ends the program without a traceback.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import logging
 import queue
-import signal
 import sys
 import threading
 

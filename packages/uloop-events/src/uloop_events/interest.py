@@ -13,10 +13,12 @@ Three of the rules need more than a table:
   number; we have the number alone. So the file's identity (device and inode) is kept at
   ``register``, and looked at again before an event is reported and before an interest is
   changed: another identity is another file, and the interest is gone as it would be in the
-  kernel. This costs one fstat(2), about 1 µs, for each event. Windows has no such thing for
-  sockets; there a number that was closed and opened again counts as the one it was.
+  kernel. This costs one fstat(2), about 1 µs, for each event. Where different files share an
+  inode (Linux's eventfds and the like), or have none (sockets on Windows), a number that was
+  closed and opened again counts as the one it was.
 * *Files and the like are refused.* epoll says EPERM to what has no readiness; poll and
-  select call it always ready. fstat(2) tells these too.
+  select call it always ready. fstat(2) tells these too; it cannot tell the few regular files
+  that do have readiness, as /proc/mounts does, so those are refused as well.
 * *Everybody has a turn.* poll and select report in the same order every time, so with a
   small ``maxevents`` the last ones would starve. When some must be left out, those go first
   that have waited longest since they were last reported.
@@ -63,13 +65,12 @@ Identity = tuple[int, int] | None  # (device, inode); None where the platform ha
 class Interest:
     """One row of the table: what is wanted of a descriptor, and which file it was."""
 
-    __slots__ = ("armed", "identity", "last_report", "mask")
+    __slots__ = ("identity", "last_report", "mask")
 
     def __init__(self, mask: int, identity: Identity) -> None:
         self.mask = mask
         self.identity = identity
-        self.armed = True  # False once a oneshot has fired
-        self.last_report = 0  # the number of the crowded poll that reported it last
+        self.last_report = 0  # which report of a crowded poll was its last one
 
 
 class UserSpaceLoop:
@@ -99,7 +100,7 @@ class UserSpaceLoop:
         if flags not in (0, EPOLL_CLOEXEC):
             raise OSError(f"flags must be 0 or EPOLL_CLOEXEC, got {flags:#x}")
         self._interests: dict[int, Interest] = {}
-        self._crowded_polls = 0
+        self._reports = 0  # of polls that had to leave some out
         self._closed = False
 
     # The interface of epoll
@@ -128,7 +129,6 @@ class UserSpaceLoop:
         self._check_possible(mask)
         self._watch(number, mask)
         interest.mask = mask
-        interest.armed = True
 
     def unregister(self, fd: Descriptor) -> None:
         """Stop watching a descriptor: see :meth:`EpollLike.unregister`."""
@@ -217,38 +217,33 @@ class UserSpaceLoop:
         return interest
 
     def _drop(self, number: int) -> None:
-        del self._interests[number]
+        self._interests.pop(number, None)
         self._forget(number)
 
     def _report(self, ready: Iterable[Event], limit: int) -> list[Event]:
         """What poll may return of what the platform found ready."""
-        events = [event for event in ready if self._is_current(event[0])]
+        # A signal handler or another thread may have unregistered some of it meanwhile.
+        events = [
+            (event, interest)
+            for event in ready
+            if (interest := self._interests.get(event[0])) and self._is_current(event[0], interest)
+        ]
         if len(events) > limit:
-            events = self._those_whose_turn_it_is(events, limit)
-        for number, _ in events:
-            interest = self._interests[number]
+            events.sort(key=lambda each: each[1].last_report)
+            del events[limit:]
+            for _, interest in events:
+                self._reports += 1
+                interest.last_report = self._reports
+        for (number, _), interest in events:
             if interest.mask & ONESHOT:
-                interest.armed = False
                 self._forget(number)  # not even errors are reported until the next modify
-        return events
+        return [event for event, _ in events]
 
-    def _is_current(self, number: int) -> bool:
-        interest = self._interests.get(number)
-        if interest is None:
-            return False
-        if interest.identity is not None and interest.identity != _identity(number):
-            self._drop(number)
-            return False
-        return True
-
-    def _those_whose_turn_it_is(self, events: list[Event], limit: int) -> list[Event]:
-        self._crowded_polls += 1
-        interests = self._interests
-        events.sort(key=lambda event: interests[event[0]].last_report)
-        del events[limit:]
-        for number, _ in events:
-            interests[number].last_report = self._crowded_polls
-        return events
+    def _is_current(self, number: int, interest: Interest) -> bool:
+        if interest.identity is None or interest.identity == _identity(number):
+            return True
+        self._drop(number)
+        return False
 
 
 def _identity(number: int) -> Identity:
@@ -309,12 +304,13 @@ def _file_number(fd: Descriptor) -> int:
         fileno = getattr(fd, "fileno", None)
         if fileno is None:
             raise TypeError(f"fd must be an int, or have a fileno() method, not {fd!r}")
-        number = fileno()
-        if not isinstance(number, int):
-            raise TypeError(f"fileno() of {fd!r} must return an int, not {number!r}")
-    if number < 0:
+        result = fileno()
+        if not isinstance(result, int):
+            raise TypeError(f"fileno() of {fd!r} must return an int, not {result!r}")
+        number = int(result)
+    if _c_int(number) < 0:
         raise ValueError(f"file descriptor cannot be a negative integer ({number})")
-    return _c_int(number)
+    return number
 
 
 def _event_mask(eventmask: SupportsIndex) -> int:

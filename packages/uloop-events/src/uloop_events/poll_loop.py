@@ -57,10 +57,10 @@ class PollLoop(UserSpaceLoop):
     call = "poll"
 
     def __init__(self, sizehint: int = -1, flags: int = 0) -> None:
-        if sys.platform == "win32" or not hasattr(select, "poll"):
-            raise NotImplementedError(f"{sys.platform} has no poll(2); SelectLoop runs everywhere")
         super().__init__(sizehint, flags)
-        self._poll: SystemPoll = select.poll()
+        self._poll = _system_poll()
+        # A poll object serves one call at a time; see _wait.
+        self._idle = [self._poll]
 
     def _watch(self, number: int, mask: int) -> None:
         self._poll.register(number, _to_system(mask))
@@ -72,11 +72,33 @@ class PollLoop(UserSpaceLoop):
             pass  # a oneshot that has fired
 
     def _wait(self, milliseconds: int | None) -> Iterable[Event]:
-        events = [(number, _FROM_SYSTEM[mask]) for number, mask in self._poll.poll(milliseconds)]
+        try:
+            poll = self._idle.pop()
+        except IndexError:
+            # Another thread is in it, or the code that a signal handler has interrupted to poll.
+            ready = self._copy().poll(milliseconds)
+        else:
+            try:
+                ready = poll.poll(milliseconds)
+            finally:
+                self._idle.append(poll)
+        events = [(number, _FROM_SYSTEM[mask]) for number, mask in ready]
         for number, mask in events:
             if mask & CLOSED:
                 self._drop(number)  # or it would be reported by every call from now on
         return events
+
+    def _copy(self) -> SystemPoll:
+        copy = _system_poll()
+        for number, interest in list(self._interests.items()):
+            copy.register(number, _to_system(interest.mask))
+        return copy
+
+
+def _system_poll() -> SystemPoll:
+    if sys.platform == "win32" or not hasattr(select, "poll"):
+        raise NotImplementedError(f"{sys.platform} has no poll(2); SelectLoop runs everywhere")
+    return select.poll()
 
 
 def _to_system(mask: int) -> int:

@@ -19,6 +19,7 @@ Not possible: ``poll_et`` and ``poll_exclusive``.
 
 from __future__ import annotations
 
+import errno
 import select
 import sys
 import time
@@ -37,6 +38,7 @@ IN = int(UEvent.poll_in)
 PRI = int(UEvent.poll_pri)
 OUT = int(UEvent.poll_out)
 FAILED_CONNECT = int(UEvent.poll_in | UEvent.poll_out | UEvent.poll_err | UEvent.poll_hup)
+NOT_OPEN = {errno.EBADF, getattr(errno, "WSAENOTSOCK", errno.EBADF)}
 LONGEST_SLEEP = 0.1  # seconds; what a registration by another thread may have to wait on Windows
 
 
@@ -63,18 +65,21 @@ class SelectLoop(UserSpaceLoop):
 
     def _wait(self, milliseconds: int | None) -> Iterable[Event]:
         seconds = None if milliseconds is None else milliseconds / 1000
-        if WINDOWS and not (self._readers or self._writers or self._exceptional):
-            # Winsock calls three empty sets an error (bpo-29256).
-            time.sleep(LONGEST_SLEEP if seconds is None else min(seconds, LONGEST_SLEEP))
-            return ()
-        try:
-            readable, writable, exceptional = select.select(
-                self._readers, self._writers, self._exceptional, seconds
-            )
-        except OSError:
-            if not self._drop_closed():
-                raise
-            return ()
+        while True:
+            if WINDOWS and not (self._readers or self._writers or self._exceptional):
+                # Winsock calls three empty sets an error (bpo-29256).
+                time.sleep(LONGEST_SLEEP if seconds is None else min(seconds, LONGEST_SLEEP))
+                return ()
+            try:
+                readable, writable, exceptional = select.select(
+                    self._readers, self._writers, self._exceptional, seconds
+                )
+                break
+            except OSError as error:
+                # One closed descriptor fails the call for all of them.
+                if error.errno not in NOT_OPEN:
+                    raise
+                self._drop_closed()
         masks = dict.fromkeys(readable, IN)
         for number in writable:
             masks[number] = masks.get(number, 0) | OUT
@@ -94,15 +99,13 @@ class SelectLoop(UserSpaceLoop):
 
     def _meaning_of_exceptional(self, number: int) -> int:
         if WINDOWS and number in self._writers:
-            return FAILED_CONNECT & (self._interests[number].mask | ~(IN | OUT))
+            return FAILED_CONNECT if number in self._readers else FAILED_CONNECT & ~IN
         return PRI
 
-    def _drop_closed(self) -> bool:
-        """Find what made the call fail: one closed descriptor fails it for all of them."""
-        closed = [number for number in self._interests if not _is_open(number)]
-        for number in closed:
-            self._drop(number)
-        return bool(closed)
+    def _drop_closed(self) -> None:
+        for number in list(self._interests):
+            if not _is_open(number):
+                self._drop(number)
 
 
 def _put(number: int, numbers: set[int], wanted: int) -> None:

@@ -79,6 +79,7 @@ class TimerQueue:
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = count()  # timers of the same time fire in the order they were made
         self._husks = 0
+        self._floor = -math.inf  # when run_due was last called
 
     def add(
         self,
@@ -100,7 +101,8 @@ class TimerQueue:
         if period is not None and not 0 < period < math.inf:
             raise ValueError(f"period must be a positive number of seconds, not {period}")
         timer = Timer(self, when, period, callback, args)
-        heapq.heappush(self._heap, (when, next(self._order), timer))
+        # One that is overdue already takes its place behind those that were due before it.
+        heapq.heappush(self._heap, (max(when, self._floor), next(self._order), timer))
         return timer
 
     def next_time(self) -> float:
@@ -117,7 +119,7 @@ class TimerQueue:
         Parameters:
             run: called with each callback and its arguments; deals with what they raise.
         """
-        now = time.monotonic()
+        now = self._floor = time.monotonic()
         newcomer = next(self._order)
         heap = self._heap
         while heap and heap[0][0] <= now and heap[0][1] < newcomer:
@@ -153,5 +155,5 @@ def _next_tick(last: float, period: float, now: float) -> float:
     """The first tick after ``now`` on the grid of ``last``."""
     tick = last + period
     if tick <= now:
-        tick = last + period * (math.floor((now - last) / period) + 1)
+        tick = now - math.fmod(now - last, period) + period
     return tick if tick > now else now + period  # rounding can leave a tick on ``now`` itself

@@ -26,7 +26,7 @@ import operator
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -44,7 +44,8 @@ log = logging.getLogger("uloop.reactor")
 UNASKED = int(UEvent.poll_err | UEvent.poll_hup)  # reported whatever the mask
 #: registered, but silent: an error is reported once at most, and then filtered out. A mask of
 #: 0 would do for silence, if it did not report errors in every turn.
-MUTED = int(UEvent.poll_oneshot)
+MUTED = ONESHOT = int(UEvent.poll_oneshot)
+EXCLUSIVE = int(UEvent.poll_exclusive)
 LONGEST_WAIT = 24 * 3600.0  # seconds; the platforms' calls have limits of their own
 FIRST_PAUSE = 0.01  # seconds
 LONGEST_PAUSE = 1.0  # seconds
@@ -93,9 +94,13 @@ class Uloop:
         self._asleep = False
         self._closed = False
         self._failed_polls = 0
-        self._waker = Waker()
-        self._waker_fileno = self._waker.fileno()
-        self.add(self._waker_fileno, UEvent.poll_in, self._waker)
+        with ExitStack() as undo:
+            undo.callback(self._loop.close)
+            self._waker = Waker()
+            undo.callback(self._waker.close)
+            self._waker_fileno = self._waker.fileno()
+            self.add(self._waker_fileno, UEvent.poll_in, self._waker)
+            undo.pop_all()
         log.info("backend: %s", self._backend)
 
     # Descriptors
@@ -234,21 +239,30 @@ class Uloop:
             another thread woke the loop.
         """
         self._check_open()
-        self._asleep = True
-        try:
-            ready = self._loop.poll(timeout)
-        finally:
-            self._asleep = False
-        events = []
-        for number, mask in ready:
-            registration = self._registrations.get(number)
-            if registration is None:
-                continue
-            if number == self._waker_fileno:
-                self._waker.process_event(number, UEVENT_OF[mask])
-            elif mask := mask & registration.reportable:
-                events.append((registration.handler, number, UEVENT_OF[mask]))
-        return events
+        deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
+        while True:
+            self._asleep = True
+            try:
+                ready = self._loop.poll(timeout)
+            finally:
+                self._asleep = False
+            events = []
+            for number, mask in ready:
+                registration = self._registrations.get(number)
+                if registration is None:
+                    continue
+                if number == self._waker_fileno:
+                    self._waker.process_event(number, UEVENT_OF[mask])
+                    deadline = 0.0
+                elif mask := mask & registration.reportable:
+                    events.append((registration.handler, number, UEVENT_OF[mask]))
+            if events or not ready:
+                return events
+            # Only what is silent has spoken, or we were woken.
+            if deadline is not None:
+                timeout = max(0.0, deadline - time.monotonic())
+                if not timeout:
+                    return events
 
     def run(self) -> None:
         """Run turn after turn until ``stop``. May be called again after that.
@@ -388,7 +402,8 @@ class Uloop:
         if self._registrations.get(number) is not registration:
             return  # it has removed itself
         registration.failures += 1
-        if registration.failures > 1:
+        # A oneshot is silent by itself, until the program asks for more.
+        if registration.failures > 1 and not registration.mask & ONESHOT:
             pause = _pause(registration.failures - 2)
             registration.pause = self.call_later(pause, self._end_pause, number, registration)
             self._watch_or_remove(number, registration)
@@ -410,7 +425,11 @@ class Uloop:
 
     def _watch(self, number: int, registration: Registration, mask: int) -> None:
         silent = not mask or registration.pause is not None
-        self._loop.modify(number, MUTED if silent else mask)
+        if (mask | registration.mask) & EXCLUSIVE:  # epoll_ctl(2) does not modify these
+            self._loop.unregister(number)
+            self._loop.register(number, MUTED if silent else mask)
+        else:
+            self._loop.modify(number, MUTED if silent else mask)
         registration.mask = mask
         registration.reportable = 0 if silent else mask | UNASKED
 
@@ -437,7 +456,11 @@ class Uloop:
 
 
 def _number(fileno: Descriptor) -> int:
-    return fileno if isinstance(fileno, int) else fileno.fileno()
+    if isinstance(fileno, int):
+        return fileno
+    if not hasattr(fileno, "fileno"):
+        raise TypeError(f"a descriptor is a number or has a method fileno(); {fileno!r} is neither")
+    return fileno.fileno()
 
 
 def _pause(failures: int) -> float:

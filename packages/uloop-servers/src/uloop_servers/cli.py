@@ -60,6 +60,9 @@ def _serve(options: argparse.Namespace) -> int:
     except ValueError as error:
         log.error("%s", error)
         return USAGE_ERROR
+    except OSError as error:
+        log.error("cannot start: %s", error.strerror or error)
+        return 1
     with ExitStack() as cleanup:
         cleanup.enter_context(loop)
         _stop_on_signals(loop)

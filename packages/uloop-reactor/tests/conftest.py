@@ -1,0 +1,67 @@
+"""What the tests share: a loop on every backend, sockets that are closed again, a check for leaks."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+from uloop_reactor import Uloop, available_backends
+
+#: where a platform lists the descriptors of a process; Windows does not
+DESCRIPTORS = {"linux": "/proc/self/fd", "darwin": "/dev/fd"}.get(sys.platform)
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_is_left_open() -> Iterator[None]:
+    if DESCRIPTORS is None:
+        yield
+        return
+    before = len(os.listdir(DESCRIPTORS))
+    yield
+    assert len(os.listdir(DESCRIPTORS)) == before
+
+
+@pytest.fixture(params=available_backends())
+def loop(request: pytest.FixtureRequest) -> Iterator[Uloop]:
+    """A loop on each backend in turn, which fails the test rather than run for ever."""
+    with Uloop(request.param) as loop:
+        # Not an Exception, so run() lets it pass.
+        loop.call_later(30, pytest.fail, "the loop still ran after 30 seconds")
+        yield loop
+
+
+@pytest.fixture
+def make_pair() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
+    """Makes pairs of connected sockets that do not block."""
+    made: list[socket.socket] = []
+
+    def make() -> tuple[socket.socket, socket.socket]:
+        pair = socket.socketpair()
+        for sock in pair:
+            sock.setblocking(False)
+        made.extend(pair)
+        return pair
+
+    yield make
+    for sock in made:
+        sock.close()
+
+
+@pytest.fixture
+def make_readable(
+    make_pair: Callable[[], tuple[socket.socket, socket.socket]],
+) -> Callable[[], socket.socket]:
+    """Makes sockets with one byte to read, which has arrived for sure."""
+
+    def make() -> socket.socket:
+        ours, theirs = make_pair()
+        theirs.send(b"x")
+        # On Windows a pair is a TCP connection, and what was sent arrives a little later.
+        assert select.select([ours], [], [], 30)[0]
+        return ours
+
+    return make

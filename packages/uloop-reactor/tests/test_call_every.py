@@ -1,0 +1,143 @@
+"""Timers that fire again and again: on the grid of their first time, whatever the callbacks cost."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from uloop_reactor import Timer, Uloop
+
+PERIOD = 0.005
+
+
+@dataclass
+class Ticks:
+    """Notes every call: when it was, and which tick of the grid the next one will be."""
+
+    loop: Uloop
+    work: float = 0.0  # seconds that each call takes
+    called: list[float] = field(default_factory=list)
+    scheduled: list[float] = field(default_factory=list)
+
+    def start(self, period: float = PERIOD) -> Timer:
+        self.timer = self.loop.call_every(period, self.tick)
+        self.scheduled.append(self.timer.when)
+        return self.timer
+
+    def tick(self) -> None:
+        self.called.append(time.monotonic())
+        self.scheduled.append(self.timer.when)
+        time.sleep(self.work)
+
+    def grid(self) -> list[int]:
+        """The number of each tick, which must be a whole one."""
+        numbers = [(when - self.scheduled[0]) / PERIOD for when in self.scheduled]
+        assert numbers == pytest.approx([round(number) for number in numbers], abs=1e-3)
+        return [round(number) for number in numbers]
+
+
+def run_until(ticks: Ticks, calls: int) -> None:
+    while len(ticks.called) < calls:
+        ticks.loop.run_once()
+
+
+def test_the_first_call_comes_after_one_period(loop: Uloop) -> None:
+    ticks = Ticks(loop)
+    started = time.monotonic()
+    ticks.start()
+    run_until(ticks, 1)
+    assert ticks.called[0] - started >= PERIOD
+
+
+def test_no_call_is_early(loop: Uloop) -> None:
+    ticks = Ticks(loop)
+    ticks.start()
+    run_until(ticks, 20)
+    for called, scheduled in zip(ticks.called, ticks.scheduled, strict=False):
+        assert called >= scheduled
+
+
+@pytest.mark.parametrize("work", [0, 0.6 * PERIOD, 2.5 * PERIOD])
+def test_it_does_not_drift(work: float, loop: Uloop) -> None:
+    ticks = Ticks(loop, work)
+    ticks.start()
+    run_until(ticks, 10)
+    grid = ticks.grid()
+    assert grid[0] == 0
+    assert all(earlier < later for earlier, later in pairwise(grid))
+
+
+def test_missed_ticks_are_skipped(loop: Uloop) -> None:
+    ticks = Ticks(loop, work=10 * PERIOD)
+    ticks.start()
+    run_until(ticks, 1)
+    ticks.work = 0
+    run_until(ticks, 3)
+    # Tick 1 was set before the long call, and is late. The next one lies ahead of it.
+    assert ticks.grid()[:2] == [0, 1]
+    assert ticks.grid()[2] > 5
+    assert ticks.called[2] >= ticks.scheduled[2]
+
+
+def test_ticks_missed_before_the_loop_runs_are_skipped(loop: Uloop) -> None:
+    ticks = Ticks(loop)
+    ticks.start()
+    time.sleep(10 * PERIOD)
+    run_until(ticks, 2)
+    assert ticks.grid()[1] > 5
+
+
+def test_arguments_are_passed_each_time(loop: Uloop) -> None:
+    seen: list[tuple[object, ...]] = []
+    loop.call_every(0.001, lambda *args: seen.append(args), 1, "two")
+    while len(seen) < 3:
+        loop.run_once()
+    assert seen == [(1, "two")] * 3
+
+
+def test_it_may_cancel_itself(loop: Uloop) -> None:
+    fired: list[int] = []
+
+    def tick() -> None:
+        fired.append(1)
+        if len(fired) == 3:
+            timer.cancel()
+
+    timer = loop.call_every(0.001, tick)
+    loop.call_later(0.03, loop.stop)
+    loop.run()
+    assert len(fired) == 3
+    assert not timer.active
+
+
+def test_a_cancelled_one_does_not_fire(loop: Uloop) -> None:
+    fired: list[int] = []
+    timer = loop.call_every(0.001, fired.append, 1)
+    timer.cancel()
+    timer.cancel()
+    loop.call_later(0.01, loop.stop)
+    loop.run()
+    assert fired == []
+
+
+def test_a_short_period_leaves_room_for_others(loop: Uloop) -> None:
+    counted = {"tick": 0, "turn": 0}
+
+    def count(what: str) -> None:
+        counted[what] += 1
+
+    loop.call_every(1e-9, count, "tick")
+    for _ in range(50):
+        loop.call_soon(count, "turn")
+        loop.run_once()
+    assert counted["turn"] == 50
+    assert 1 <= counted["tick"] <= 50
+
+
+@pytest.mark.parametrize("period", [0, -1, math.nan, math.inf, -math.inf])
+def test_a_period_must_be_positive_and_finite(period: float, loop: Uloop) -> None:
+    with pytest.raises(ValueError, match=r"finite|positive"):
+        loop.call_every(period, int)

@@ -1,0 +1,92 @@
+"""Descriptors that are closed without being removed first: bad manners, but no catastrophe."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from uloop_reactor import UEvent, Uloop
+
+MakePair = Callable[[], tuple[socket.socket, socket.socket]]
+MakeReadable = Callable[[], socket.socket]
+
+
+@dataclass
+class Recorder:
+    events: list[UEvent] = field(default_factory=list)
+
+    def process_event(self, fileno: int, event: UEvent) -> None:
+        self.events.append(event)
+
+
+def assert_that_it_sleeps(loop: Uloop) -> None:
+    for _ in range(3):  # it may take a few turns to find out
+        loop.run_once(0.02)
+    started = time.monotonic()
+    for _ in range(3):
+        loop.run_once(0.02)
+    assert time.monotonic() - started >= 0.06
+
+
+def test_closed_before_anything_happened(loop: Uloop, make_readable: MakeReadable) -> None:
+    sock, recorder = make_readable(), Recorder()
+    loop.add(sock, UEvent.poll_in, recorder)
+    sock.close()
+    assert_that_it_sleeps(loop)
+    assert recorder.events == []
+
+
+def test_the_others_are_served(loop: Uloop, make_readable: MakeReadable) -> None:
+    dead, alive, recorder = make_readable(), make_readable(), Recorder()
+    loop.add(dead, UEvent.poll_in, Recorder())
+    loop.add(alive, UEvent.poll_in, recorder)
+    dead.close()
+    while not recorder.events:
+        loop.run_once()
+    assert recorder.events == [UEvent.poll_in]
+
+
+def test_removed_too_late(loop: Uloop, make_readable: MakeReadable) -> None:
+    sock = make_readable()
+    number = sock.fileno()
+    loop.add(number, UEvent.poll_in, Recorder())
+    sock.close()
+    loop.remove(number)
+    assert_that_it_sleeps(loop)
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows gives a socket's number away as it likes, not on request"
+)
+@pytest.mark.parametrize("turn", [True, False], ids=["a turn between", "no turn between"])
+def test_a_number_in_use_again_can_be_added_again(
+    turn: bool, loop: Uloop, make_readable: MakeReadable
+) -> None:
+    sock, first, second = make_readable(), Recorder(), Recorder()
+    loop.add(sock, UEvent.poll_in, first)
+    os.dup2(make_readable().fileno(), sock.fileno())
+    if turn:
+        loop.run_once(0)
+    loop.add(sock, UEvent.poll_in, second)
+    loop.run_once(30)
+    assert (first.events, second.events) == ([], [UEvent.poll_in])
+    loop.remove(sock)
+    loop.run_once(0)
+    assert (first.events, second.events) == ([], [UEvent.poll_in])
+
+
+def test_one_that_lives_on_elsewhere(loop: Uloop, make_readable: MakeReadable) -> None:
+    if loop.backend == "epoll":
+        pytest.skip("epoll watches the open file, and reports it until its last duplicate is closed")
+    sock = make_readable()
+    number = sock.fileno()
+    loop.add(number, UEvent.poll_in, Recorder())
+    with sock.dup():  # a forked child has one too; epoll watches what is behind the number
+        sock.close()
+        loop.remove(number)
+        assert_that_it_sleeps(loop)
