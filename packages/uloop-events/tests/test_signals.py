@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
-from uloop_events import EPOLLIN, EPOLLOUT, EpollLike
+from uloop_events import EPOLLIN, EPOLLONESHOT, EPOLLOUT, EpollLike
 
 if sys.platform == "win32":
     pytest.skip("Windows interrupts no system call with a signal", allow_module_level=True)
@@ -148,6 +148,27 @@ def test_a_handler_may_poll_the_same_loop(loop: EpollLike, socket_pair: Callable
         handler.armed = True
         assert loop.poll(60) == [(ours.fileno(), EPOLLIN)]
     assert seen_by_handler == [[(ours.fileno(), EPOLLIN)]]
+
+
+def test_a_handler_that_polls_sees_no_oneshot_that_has_fired(
+    loop: EpollLike, socket_pair: Callable[[], SocketPair]
+) -> None:
+    fired, _ = socket_pair()
+    ours, theirs = socket_pair()
+    seen_by_handler: list[list[tuple[int, int]]] = []
+
+    def poll_and_send() -> None:
+        seen_by_handler.append(loop.poll(0))
+        theirs.send(b"x")
+
+    loop.register(fired, EPOLLOUT | EPOLLONESHOT)
+    assert loop.poll(0) == [(fired.fileno(), EPOLLOUT)]
+    loop.register(ours, EPOLLIN)
+    handler = Once(poll_and_send)
+    with signals(handler):
+        handler.armed = True
+        assert loop.poll(60) == [(ours.fileno(), EPOLLIN)]
+    assert seen_by_handler == [[]]
 
 
 def test_a_change_made_by_a_handler_is_seen_by_the_next_poll(

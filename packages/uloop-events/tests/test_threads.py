@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from uloop_events import EPOLLIN, EPOLLOUT, EpollLike
+from uloop_events import EPOLLIN, EPOLLONESHOT, EPOLLOUT, EpollLike
 
 SocketPair = tuple[socket.socket, socket.socket]
 THREADS = 4
@@ -40,6 +41,22 @@ def test_several_threads_may_poll_at_once(loop: EpollLike, socket_pair: Callable
         busy = [pool.submit(poll_often) for _ in range(THREADS)]
         for each in busy:
             assert all(events == [(ours.fileno(), EPOLLIN)] for events in each.result())
+
+
+def test_a_oneshot_is_reported_to_one_of_several_threads(
+    loop: EpollLike, socket_pair: Callable[[], SocketPair]
+) -> None:
+    ours, theirs = socket_pair()
+    loop.register(ours, EPOLLIN | EPOLLONESHOT)
+    sender = threading.Timer(0.05, theirs.send, [b"x"])  # when all of them wait, as a rule
+    with ThreadPoolExecutor(THREADS) as pool:
+        polling = [pool.submit(loop.poll, 0.2) for _ in range(THREADS)]
+        sender.start()
+        reports = [event for each in polling for event in each.result()]
+        sender.join()
+    if not reports:  # the threads were done before the sender had begun
+        reports = loop.poll(5)
+    assert reports == [(ours.fileno(), EPOLLIN)]
 
 
 @pytest.mark.usefixtures("nervous_threads")

@@ -147,6 +147,7 @@ class Inheriting(EventHandler):
         return self.sock.fileno()
 
     def process_event(self, fileno: int, event: UEvent, /) -> None:
+        assert event == UEvent.poll_in
         self.heard += self.sock.recv(100)
         self.loop.stop()
 

@@ -106,6 +106,18 @@ def test_it_does_not_spin(fragile: Uloop, failing: AbstractContextManager[None])
     assert 2 <= len(turns) <= 8  # the pauses are 10, 20, 40, 80, 160 ms, ...
 
 
+def test_a_pause_ends_with_the_next_timer(fragile: Uloop, failing: AbstractContextManager[None]) -> None:
+    turns: set[int] = set()
+    with failing:
+        for _ in range(5):
+            fragile.run_once()  # the next pause would be 0.32 s
+        for number in range(20):
+            fragile.call_later(0.01 * number, lambda: turns.add(fragile._turn))
+        fragile.call_later(0.2, fragile.stop)
+        fragile.run()
+    assert len(turns) > 5  # and the one after it 0.64 s, so it would be two
+
+
 def test_it_is_logged_once_and_when_it_is_over(
     fragile: Uloop, failing: AbstractContextManager[None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -199,16 +199,34 @@ def test_a_file_is_refused(loop: Uloop, tmp_path: Path) -> None:
         loop.add(file, UEvent.poll_in, Recorder())
 
 
+@pytest.mark.parametrize("mode", [UEvent.poll_et, UEvent.poll_exclusive])
 def test_a_mode_that_the_backend_lacks_is_refused(
-    loop: Uloop, make_readable: Callable[[], socket.socket]
+    mode: UEvent, loop: Uloop, make_readable: Callable[[], socket.socket]
 ) -> None:
     if loop.backend == "epoll":
         pytest.skip("epoll has every mode")
     sock, recorder = make_readable(), Recorder()
-    with pytest.raises(ValueError, match="poll_et"):
-        loop.add(sock, UEvent.poll_in | UEvent.poll_et, recorder)
+    with pytest.raises(ValueError, match="epoll alone has it"):
+        loop.add(sock, UEvent.poll_in | mode, recorder)
     loop.add(sock, UEvent.poll_in, recorder)  # nothing was left behind
-    with pytest.raises(ValueError, match="poll_et"):
-        loop.modify(sock, UEvent.poll_out | UEvent.poll_et)
+    with pytest.raises(ValueError, match="epoll alone has it"):
+        loop.modify(sock, UEvent.poll_out | mode)
     loop.run_once(30)
     assert [event for _, event in recorder.events] == [UEvent.poll_in]  # as it was before
+
+
+@pytest.mark.parametrize("mode", [UEvent.poll_none, UEvent.poll_exclusive])
+def test_a_mode_that_epoll_refuses_changes_nothing(
+    mode: UEvent, loop: Uloop, make_readable: Callable[[], socket.socket]
+) -> None:
+    if loop.backend != "epoll":
+        pytest.skip(f"{loop.backend} has no poll_exclusive: epoll alone has it")
+    sock, recorder = make_readable(), Recorder()
+    impossible = UEvent.poll_in | UEvent.poll_exclusive | UEvent.poll_oneshot
+    with pytest.raises(OSError, match="Invalid argument"):
+        loop.add(sock, impossible, recorder)
+    loop.add(sock, UEvent.poll_in | mode, recorder)
+    with pytest.raises(OSError, match="Invalid argument"):
+        loop.modify(sock, impossible)
+    loop.run_once(30)
+    assert [event for _, event in recorder.events] == [UEvent.poll_in]

@@ -69,6 +69,9 @@ def test_another_thread_ends_the_wait(loop: Uloop) -> None:
     waker.start()
     assert loop.poll(None) == []
     waker.join()
+    started = time.monotonic()
+    assert loop.poll(0.05) == []  # once, and not again
+    assert time.monotonic() - started >= 0.05
 
 
 def test_timers_and_callbacks_wait_for_a_turn(loop: Uloop) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import select
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,6 +136,11 @@ def test_loops_of_two_threads_talk_to_each_other(loop: Uloop) -> None:
 
 def test_a_waker_takes_any_number_of_wakes(loop: Uloop) -> None:
     waker = Waker()
+    for _ in range(100):
+        waker.wake()
+    if sys.platform != "win32":
+        waker.process_event(waker.fileno(), UEvent.poll_in)  # takes all at once
+        assert not select.select([waker], [], [], 0)[0]
     for _ in range(2):
         for _ in range(20_000):  # more than there is room for, which must not block either
             waker.wake()

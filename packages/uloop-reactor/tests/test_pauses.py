@@ -15,6 +15,10 @@ from uloop_reactor import UEvent, Uloop
 
 MakeReadable = Callable[[], socket.socket]
 
+no_dup2 = pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows gives a socket's number away as it likes, not on request"
+)
+
 
 @dataclass
 class Failing:
@@ -63,6 +67,13 @@ def run_for(loop: Uloop, seconds: float) -> None:
     loop.run()
 
 
+def assert_that_it_sleeps(loop: Uloop) -> None:
+    started = time.monotonic()
+    for _ in range(3):
+        loop.run_once(0.01)
+    assert time.monotonic() - started >= 0.03
+
+
 def test_it_does_not_spin_and_is_not_given_up(
     loop: Uloop, make_readable: MakeReadable, failing: Failing
 ) -> None:
@@ -107,10 +118,14 @@ def test_the_others_are_served(
     assert recorder.events == [UEvent.poll_in] * 5
 
 
-def test_removed_in_its_pause(loop: Uloop, failing: Failing, paused: socket.socket) -> None:
+def test_removed_in_its_pause(
+    loop: Uloop, failing: Failing, paused: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
     loop.remove(paused)
+    caplog.clear()
     run_for(loop, 0.06)
     assert len(failing.times) == 4
+    assert caplog.records == []
 
 
 def test_replaced_in_its_pause(loop: Uloop, failing: Failing, paused: socket.socket) -> None:
@@ -121,7 +136,8 @@ def test_replaced_in_its_pause(loop: Uloop, failing: Failing, paused: socket.soc
     assert recorder.events == [UEvent.poll_in]  # the pause was not the descriptor's
     loop.modify(paused, UEvent.poll_none)
     run_for(loop, 0.06)
-    assert recorder.events == [UEvent.poll_in]  # and its end is no business of the new handler
+    assert_that_it_sleeps(loop)  # and its end is no business of the new handler
+    assert recorder.events == [UEvent.poll_in]
     assert len(failing.times) == 4
 
 
@@ -170,6 +186,7 @@ def test_closed_in_its_pause(
     assert record.name == "uloop.reactor"
     assert record.levelname == "WARNING"
     assert f"removed descriptor {number}" in record.getMessage()
+    assert "0 descriptors" in repr(loop)
     another = make_readable()  # it may have got the same number
     recorder = Recorder()
     loop.add(another, UEvent.poll_in, recorder)
@@ -177,9 +194,7 @@ def test_closed_in_its_pause(
     assert recorder.events == [UEvent.poll_in]
 
 
-@pytest.mark.skipif(
-    sys.platform == "win32", reason="Windows gives a socket's number away as it likes, not on request"
-)
+@no_dup2
 def test_its_number_given_away_in_its_pause(
     loop: Uloop, failing: Failing, paused: socket.socket, make_readable: MakeReadable
 ) -> None:
@@ -191,6 +206,21 @@ def test_its_number_given_away_in_its_pause(
     loop.add(paused, UEvent.poll_in, recorder)
     loop.run_once(30)
     assert recorder.events == [UEvent.poll_in]
+
+
+@no_dup2
+def test_its_number_given_away_and_added_in_its_pause(
+    loop: Uloop, failing: Failing, paused: socket.socket, make_readable: MakeReadable
+) -> None:
+    recorder = Recorder()
+    os.dup2(make_readable().fileno(), paused.fileno())
+    loop.add(paused, UEvent.poll_none, recorder)
+    run_for(loop, 0.06)
+    assert_that_it_sleeps(loop)
+    loop.modify(paused, UEvent.poll_in)
+    loop.run_once(30)
+    assert recorder.events == [UEvent.poll_in]
+    assert len(failing.times) == 4
 
 
 def test_the_loop_closed_in_a_pause(loop: Uloop, failing: Failing, paused: socket.socket) -> None:

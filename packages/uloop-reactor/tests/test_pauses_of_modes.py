@@ -14,6 +14,11 @@ MakeReadable = Callable[[], socket.socket]
 
 
 @dataclass
+class Handler:
+    process_event: Callable[[int, UEvent], object]
+
+
+@dataclass
 class Failing:
     calls: int = 0
 
@@ -63,3 +68,18 @@ def test_poll_oneshot(loop: Uloop, make_readable: MakeReadable) -> None:
         loop.run()
         assert failing.calls == calls  # silent until the next modify, which is the program's to make
         loop.modify(sock, mode)
+
+
+def test_poll_oneshot_that_arms_itself_does_not_spin(loop: Uloop, make_readable: MakeReadable) -> None:
+    calls: list[int] = []
+    mode = UEvent.poll_in | UEvent.poll_oneshot
+
+    def arm_and_fail(fileno: int, event: UEvent) -> None:
+        calls.append(1)
+        loop.modify(fileno, mode)
+        raise OSError("a fault of this test")
+
+    loop.add(make_readable(), mode, Handler(arm_and_fail))
+    loop.call_later(0.1, loop.stop)
+    loop.run()
+    assert 2 <= len(calls) <= 6

@@ -198,6 +198,13 @@ def test_a_timer_lets_go_of_its_callback(end: str, loop: Uloop) -> None:
     assert not any(reference() for reference in references)
 
 
+def test_an_idle_loop_sleeps_until_the_next_timer(loop: Uloop) -> None:
+    loop.timeout = 1000
+    loop.call_later(0.1, loop.stop)
+    loop.run()
+    assert loop._turn <= 3  # one would do, if all clocks were equally fine
+
+
 def test_repr(loop: Uloop) -> None:
     timer = loop.call_later(5, int)
     assert repr(int) in repr(timer)
