@@ -42,13 +42,12 @@ class Rivals:
     loop: Uloop
     sockets: list[socket.socket]
     deed: Deed
-    by_number: bool = True
     calls: list[tuple[int, UEvent]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.numbers = [sock.fileno() for sock in self.sockets]
-        for sock in self.sockets:
-            self.loop.add(sock.fileno() if self.by_number else sock, UEvent.poll_in, self)
+        for number in self.numbers:
+            self.loop.add(number, UEvent.poll_in, self)
 
     def process_event(self, fileno: int, event: UEvent) -> None:
         self.calls.append((fileno, event))

@@ -60,7 +60,7 @@ def test_no_call_is_early(loop: Uloop) -> None:
         assert called >= scheduled
 
 
-@pytest.mark.parametrize("work", [0, 0.6 * PERIOD, 2.5 * PERIOD])
+@pytest.mark.parametrize("work", [0, 0.5 * PERIOD, 1.5 * PERIOD])
 def test_it_does_not_drift(work: float, loop: Uloop) -> None:
     ticks = Ticks(loop, work)
     ticks.start()

@@ -26,11 +26,11 @@ class Recorder:
 
 def assert_that_it_sleeps(loop: Uloop) -> None:
     for _ in range(3):  # it may take a few turns to find out
-        loop.run_once(0.02)
+        loop.run_once(0.01)
     started = time.monotonic()
     for _ in range(3):
-        loop.run_once(0.02)
-    assert time.monotonic() - started >= 0.06
+        loop.run_once(0.01)
+    assert time.monotonic() - started >= 0.03
 
 
 def test_closed_before_anything_happened(loop: Uloop, make_readable: MakeReadable) -> None:

@@ -42,7 +42,7 @@ def wakeup_fd() -> int:
     return number
 
 
-@pytest.mark.parametrize("seconds", [0, 0.05])
+@pytest.mark.parametrize("seconds", [0, 0.02])
 def test_a_signal_handler_may_stop_a_sleeping_loop(seconds: float, loop: Uloop) -> None:
     with handling(signal.SIGTERM, loop.stop):
         for _ in range(3):
@@ -60,13 +60,13 @@ def test_a_signal_handler_may_stop_a_loop_that_is_awake(loop: Uloop) -> None:
 
 def test_a_signal_handler_may_leave_the_loop_something_to_do(loop: Uloop) -> None:
     with handling(signal.SIGTERM, lambda: loop.call_threadsafe(loop.stop)):
-        thread = raise_from_a_thread(signal.SIGTERM, 0.05)
+        thread = raise_from_a_thread(signal.SIGTERM, 0.02)
         loop.call_soon(thread.start)
         loop.run()
         thread.join()
 
 
-@pytest.mark.parametrize("seconds", [0, 0.05])
+@pytest.mark.parametrize("seconds", [0, 0.02])
 def test_an_interrupt_ends_a_sleeping_loop(seconds: float, loop: Uloop) -> None:
     called: list[int] = []
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -136,7 +136,7 @@ def test_a_loop_inside_another_gives_the_signals_back(loop: Uloop) -> None:
     with Uloop(loop.backend) as inner, handling(signal.SIGTERM, loop.stop):
         inner.call_soon(inner.stop)
         loop.call_soon(inner.run)
-        thread = raise_from_a_thread(signal.SIGTERM, 0.05)
+        thread = raise_from_a_thread(signal.SIGTERM, 0.02)
         loop.call_soon(thread.start)
         loop.run()
         thread.join()

@@ -23,11 +23,11 @@ class Recorder:
 
 
 def assert_that_it_sleeps(loop: Uloop) -> None:
-    loop.run_once(0.02)  # a hangup may end one wait, by which the backend learns to keep quiet
+    loop.run_once(0.01)  # a hangup may end one wait, by which the backend learns to keep quiet
     started = time.monotonic()
     for _ in range(3):
-        loop.run_once(0.02)
-    assert time.monotonic() - started >= 0.06
+        loop.run_once(0.01)
+    assert time.monotonic() - started >= 0.03
 
 
 def hang_up(ours: socket.socket, theirs: socket.socket) -> None:

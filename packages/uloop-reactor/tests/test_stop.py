@@ -56,7 +56,7 @@ def from_a_thread_at_once(loop: Uloop, make_readable: MakeReadable) -> None:
 
 
 def from_a_thread_when_it_sleeps(loop: Uloop, make_readable: MakeReadable) -> None:
-    threading.Timer(0.05, loop.stop).start()
+    threading.Timer(0.02, loop.stop).start()
 
 
 PLACES = [
@@ -141,7 +141,7 @@ def test_run_once_does_not_wait_when_stopped(loop: Uloop) -> None:
 
 
 def test_another_thread_ends_the_wait_of_run_once(loop: Uloop) -> None:
-    threading.Timer(0.05, loop.stop).start()
+    threading.Timer(0.02, loop.stop).start()
     loop.run_once()
 
 

@@ -65,11 +65,12 @@ Identity = tuple[int, int] | None  # (device, inode); None where the platform ha
 class Interest:
     """One row of the table: what is wanted of a descriptor, and which file it was."""
 
-    __slots__ = ("identity", "last_report", "mask")
+    __slots__ = ("armed", "identity", "last_report", "mask")
 
     def __init__(self, mask: int, identity: Identity) -> None:
         self.mask = mask
         self.identity = identity
+        self.armed = True  # False once a oneshot has fired
         self.last_report = 0  # which report of a crowded poll was its last one
 
 
@@ -129,6 +130,7 @@ class UserSpaceLoop:
         self._check_possible(mask)
         self._watch(number, mask)
         interest.mask = mask
+        interest.armed = True
 
     def unregister(self, fd: Descriptor) -> None:
         """Stop watching a descriptor: see :meth:`EpollLike.unregister`."""
@@ -222,11 +224,13 @@ class UserSpaceLoop:
 
     def _report(self, ready: Iterable[Event], limit: int) -> list[Event]:
         """What poll may return of what the platform found ready."""
-        # A signal handler or another thread may have unregistered some of it meanwhile.
+        # A signal handler or another thread may have taken some of it meanwhile.
         events = [
             (event, interest)
             for event in ready
-            if (interest := self._interests.get(event[0])) and self._is_current(event[0], interest)
+            if (interest := self._interests.get(event[0]))
+            and interest.armed
+            and self._is_current(event[0], interest)
         ]
         if len(events) > limit:
             events.sort(key=lambda each: each[1].last_report)
@@ -236,7 +240,8 @@ class UserSpaceLoop:
                 interest.last_report = self._reports
         for (number, _), interest in events:
             if interest.mask & ONESHOT:
-                self._forget(number)  # not even errors are reported until the next modify
+                interest.armed = False  # not even errors are reported until the next modify
+                self._forget(number)
         return [event for event, _ in events]
 
     def _is_current(self, number: int, interest: Interest) -> bool:

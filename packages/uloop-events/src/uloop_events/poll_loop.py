@@ -91,7 +91,8 @@ class PollLoop(UserSpaceLoop):
     def _copy(self) -> SystemPoll:
         copy = _system_poll()
         for number, interest in list(self._interests.items()):
-            copy.register(number, _to_system(interest.mask))
+            if interest.armed:
+                copy.register(number, _to_system(interest.mask))
         return copy
 
 

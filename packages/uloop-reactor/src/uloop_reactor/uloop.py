@@ -54,13 +54,14 @@ LONGEST_PAUSE = 1.0  # seconds
 class Registration:
     """What the loop knows of one descriptor."""
 
-    __slots__ = ("failures", "handler", "mask", "pause", "reportable", "turn")
+    __slots__ = ("failures", "handler", "mask", "modified", "pause", "reportable", "turn")
 
     def __init__(self, handler: ProcessesEvents, mask: int, turn: int) -> None:
         self.handler = handler
         self.mask = mask
         self.reportable = mask | UNASKED if mask else 0
         self.turn = turn  # the turn it was made in, whose events are none of its business
+        self.modified = turn  # the turn in which the program last said what it wants
         self.failures = 0  # in a row
         self.pause: Timer | None = None  # what ends the pause it is in
 
@@ -142,8 +143,15 @@ class Uloop:
         """
         number, mask = _number(fileno), operator.index(mode)
         registration = self._registrations.get(number)
-        if registration is not None:
-            self._watch(number, registration, mask)
+        if registration is None:
+            return
+        self._loop.modify(number, mask or MUTED)
+        registration.mask = mask
+        registration.modified = self._turn
+        if registration.pause is None:
+            registration.reportable = mask | UNASKED if mask else 0
+        else:
+            self._loop.modify(number, MUTED)  # it was possible, and waits for the end of the pause
 
     def remove(self, fileno: Descriptor) -> None:
         """Forget a descriptor and its handler; one without a handler is passed over."""
@@ -402,19 +410,27 @@ class Uloop:
         if self._registrations.get(number) is not registration:
             return  # it has removed itself
         registration.failures += 1
-        # A oneshot is silent by itself, until the program asks for more.
-        if registration.failures > 1 and not registration.mask & ONESHOT:
+        # A oneshot is silent by itself, unless the handler asked for more before it failed.
+        silent = registration.mask & ONESHOT and registration.modified != self._turn
+        if registration.failures > 1 and not silent:
             pause = _pause(registration.failures - 2)
             registration.pause = self.call_later(pause, self._end_pause, number, registration)
-            self._watch_or_remove(number, registration)
+            registration.reportable = 0
+            self._watch(number, registration, MUTED)
 
     def _end_pause(self, number: int, registration: Registration) -> None:
         registration.pause = None
-        self._watch_or_remove(number, registration)
+        registration.reportable = registration.mask | UNASKED if registration.mask else 0
+        self._watch(number, registration, registration.mask or MUTED)
 
-    def _watch_or_remove(self, number: int, registration: Registration) -> None:
+    def _watch(self, number: int, registration: Registration, mask: int) -> None:
+        """Have the backend watch for something else than the program asked for, or for that again."""
         try:
-            self._watch(number, registration, registration.mask)
+            if registration.mask & EXCLUSIVE:  # epoll_ctl(2) does not modify these
+                self._loop.unregister(number)
+                self._loop.register(number, mask)
+            else:
+                self._loop.modify(number, mask)
         except OSError:
             log.warning(
                 "removed descriptor %d: it was closed; its handler was %r", number, registration.handler
@@ -422,16 +438,6 @@ class Uloop:
             self._forget(number)
 
     # The table
-
-    def _watch(self, number: int, registration: Registration, mask: int) -> None:
-        silent = not mask or registration.pause is not None
-        if (mask | registration.mask) & EXCLUSIVE:  # epoll_ctl(2) does not modify these
-            self._loop.unregister(number)
-            self._loop.register(number, MUTED if silent else mask)
-        else:
-            self._loop.modify(number, MUTED if silent else mask)
-        registration.mask = mask
-        registration.reportable = 0 if silent else mask | UNASKED
 
     def _forget(self, number: int) -> bool:
         registration = self._registrations.pop(number, None)
