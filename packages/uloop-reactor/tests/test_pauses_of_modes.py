@@ -64,7 +64,7 @@ def test_poll_oneshot(loop: Uloop, make_readable: MakeReadable) -> None:
     sock, failing = make_readable(), Failing()
     loop.add(sock, mode, failing)
     for calls in (1, 2, 3):
-        loop.call_later(0.1, loop.stop)  # more than the pause
+        loop.call_later(0.04, loop.stop)  # more than the pause
         loop.run()
         assert failing.calls == calls  # silent until the next modify, which is the program's to make
         loop.modify(sock, mode)

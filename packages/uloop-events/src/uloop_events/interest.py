@@ -65,12 +65,11 @@ Identity = tuple[int, int] | None  # (device, inode); None where the platform ha
 class Interest:
     """One row of the table: what is wanted of a descriptor, and which file it was."""
 
-    __slots__ = ("armed", "identity", "last_report", "mask")
+    __slots__ = ("identity", "last_report", "mask")
 
     def __init__(self, mask: int, identity: Identity) -> None:
         self.mask = mask
         self.identity = identity
-        self.armed = True  # False once a oneshot has fired
         self.last_report = 0  # which report of a crowded poll was its last one
 
 
@@ -101,6 +100,7 @@ class UserSpaceLoop:
         if flags not in (0, EPOLL_CLOEXEC):
             raise OSError(f"flags must be 0 or EPOLL_CLOEXEC, got {flags:#x}")
         self._interests: dict[int, Interest] = {}
+        self._armed: set[int] = set()  # the oneshots that have not fired
         self._reports = 0  # of polls that had to leave some out
         self._closed = False
 
@@ -121,6 +121,7 @@ class UserSpaceLoop:
         self._check_possible(mask)
         self._watch(number, mask)
         self._interests[number] = Interest(mask, identity)
+        self._arm(number, mask)
 
     def modify(self, fd: Descriptor, eventmask: int) -> None:
         """Watch a descriptor for something else: see :meth:`EpollLike.modify`."""
@@ -130,7 +131,7 @@ class UserSpaceLoop:
         self._check_possible(mask)
         self._watch(number, mask)
         interest.mask = mask
-        interest.armed = True
+        self._arm(number, mask)
 
     def unregister(self, fd: Descriptor) -> None:
         """Stop watching a descriptor: see :meth:`EpollLike.unregister`."""
@@ -218,19 +219,24 @@ class UserSpaceLoop:
             return None
         return interest
 
+    def _arm(self, number: int, mask: int) -> None:
+        if mask & ONESHOT:
+            self._armed.add(number)
+        else:
+            self._armed.discard(number)
+
     def _drop(self, number: int) -> None:
         self._interests.pop(number, None)
+        self._armed.discard(number)
         self._forget(number)
 
     def _report(self, ready: Iterable[Event], limit: int) -> list[Event]:
         """What poll may return of what the platform found ready."""
-        # A signal handler or another thread may have taken some of it meanwhile.
+        # A signal handler or another thread may have unregistered some of it meanwhile.
         events = [
             (event, interest)
             for event in ready
-            if (interest := self._interests.get(event[0]))
-            and interest.armed
-            and self._is_current(event[0], interest)
+            if (interest := self._interests.get(event[0])) and self._is_current(event[0], interest)
         ]
         if len(events) > limit:
             events.sort(key=lambda each: each[1].last_report)
@@ -238,11 +244,18 @@ class UserSpaceLoop:
             for _, interest in events:
                 self._reports += 1
                 interest.last_report = self._reports
-        for (number, _), interest in events:
-            if interest.mask & ONESHOT:
-                interest.armed = False  # not even errors are reported until the next modify
-                self._forget(number)
-        return [event for event, _ in events]
+        return [
+            event for event, interest in events if not interest.mask & ONESHOT or self._take_oneshot(event[0])
+        ]
+
+    def _take_oneshot(self, number: int) -> bool:
+        """Whether a oneshot is this poll's to report: of several threads one succeeds."""
+        try:
+            self._armed.remove(number)
+        except KeyError:
+            return False
+        self._forget(number)  # not even errors are reported until the next modify
+        return True
 
     def _is_current(self, number: int, interest: Interest) -> bool:
         if interest.identity is None or interest.identity == _identity(number):

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from .event import UEvent
-from .interest import Event, UserSpaceLoop
+from .interest import ONESHOT, Event, UserSpaceLoop
 
 __all__ = ["PollLoop"]
 
@@ -91,7 +91,7 @@ class PollLoop(UserSpaceLoop):
     def _copy(self) -> SystemPoll:
         copy = _system_poll()
         for number, interest in list(self._interests.items()):
-            if interest.armed:
+            if number in self._armed or not interest.mask & ONESHOT:
                 copy.register(number, _to_system(interest.mask))
         return copy
 
