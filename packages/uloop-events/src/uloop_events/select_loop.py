@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import errno
 import select
+import socket
 import sys
 import time
 from collections.abc import Iterable
 
 from .event import UEvent
-from .interest import Event, UserSpaceLoop
+from .interest import ALWAYS_REPORTED, Event, UserSpaceLoop
 
 __all__ = ["SelectLoop"]
 
@@ -57,7 +58,8 @@ class SelectLoop(UserSpaceLoop):
         self._check_room(number)
         _put(number, self._readers, mask & IN)
         _put(number, self._writers, mask & OUT)
-        _put(number, self._exceptional, mask & (PRI | OUT if WINDOWS else PRI))
+        # On Windows a failed connect shows here alone, whatever is asked for.
+        _put(number, self._exceptional, WINDOWS or mask & PRI)
 
     def _forget(self, number: int) -> None:
         for numbers in (self._readers, self._writers, self._exceptional):
@@ -84,7 +86,8 @@ class SelectLoop(UserSpaceLoop):
         for number in writable:
             masks[number] = masks.get(number, 0) | OUT
         for number in exceptional:
-            masks[number] = masks.get(number, 0) | self._meaning_of_exceptional(number)
+            if meaning := self._meaning_of_exceptional(number):
+                masks[number] = masks.get(number, 0) | meaning
         return masks.items()
 
     def _check_room(self, number: int) -> None:
@@ -92,15 +95,24 @@ class SelectLoop(UserSpaceLoop):
             raise ValueError(
                 f"descriptor {number} does not fit into select, which takes numbers below {FD_SETSIZE}"
             )
-        if WINDOWS and len(self._interests) >= FD_SETSIZE and number not in self._interests:
-            raise ValueError(
-                f"descriptor {number} does not fit into select, which takes {FD_SETSIZE} sockets on Windows"
-            )
+        if WINDOWS and number not in self._interests and len(self._interests) >= FD_SETSIZE:
+            self._drop_closed()
+            if len(self._interests) >= FD_SETSIZE:
+                raise ValueError(
+                    f"descriptor {number} does not fit into select, "
+                    f"which takes {FD_SETSIZE} sockets on Windows"
+                )
 
     def _meaning_of_exceptional(self, number: int) -> int:
-        if WINDOWS and number in self._writers:
-            return FAILED_CONNECT if number in self._readers else FAILED_CONNECT & ~IN
-        return PRI
+        """Urgent data; or, on Windows, a connect that has failed, which a connected socket has not."""
+        interest = self._interests.get(number)
+        wanted = interest.mask if interest is not None else 0
+        if WINDOWS and not _is_connected(number):
+            return FAILED_CONNECT & (wanted | ALWAYS_REPORTED)
+        if not wanted & PRI:
+            # Nobody asked for urgent data, and a connect that has succeeded cannot fail any more.
+            self._exceptional.discard(number)
+        return PRI & wanted
 
     def _drop_closed(self) -> None:
         for number in list(self._interests):
@@ -108,7 +120,7 @@ class SelectLoop(UserSpaceLoop):
                 self._drop(number)
 
 
-def _put(number: int, numbers: set[int], wanted: int) -> None:
+def _put(number: int, numbers: set[int], wanted: int | bool) -> None:
     if wanted:
         numbers.add(number)
     else:
@@ -120,4 +132,15 @@ def _is_open(number: int) -> bool:
         select.select([number], [], [], 0)
     except OSError:
         return False
+    return True
+
+
+def _is_connected(number: int) -> bool:
+    sock = socket.socket(fileno=number)
+    try:
+        sock.getpeername()  # unlike SO_ERROR, it leaves the error to whoever asks for it next
+    except OSError:
+        return False
+    finally:
+        sock.detach()
     return True
