@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
@@ -16,11 +17,20 @@ import pytest
 from uloop_reactor import available_backends
 
 READY = re.compile(r"uloop-servers: serving (?P<endpoint>(?P<scheme>\w+)://.*:(?P<port>\d+))$")
-if sys.platform == "win32":
-    TERMINATE = signal.CTRL_BREAK_EVENT  # the one that can be sent to another process
-else:
-    TERMINATE = signal.SIGTERM
 PATIENCE = 30  # seconds; a test that runs into it has failed
+
+
+if sys.platform == "win32":
+
+    def ask_to_end(process: subprocess.Popen[str]) -> bool:
+        """Send a Ctrl-Break; not by os.kill, which makes a SystemError of it where there is no console."""
+        return bool(ctypes.windll.kernel32.GenerateConsoleCtrlEvent(signal.CTRL_BREAK_EVENT, process.pid))
+
+else:
+
+    def ask_to_end(process: subprocess.Popen[str]) -> bool:
+        process.terminate()
+        return True
 
 
 @pytest.fixture(params=available_backends())
@@ -62,14 +72,10 @@ class Program:
 
     def terminate(self) -> int:
         """End it as an operator would; its exit code."""
-        if self.process.poll() is None:
-            try:
-                self.process.send_signal(TERMINATE)
-            except OSError:
-                # Windows: there is no console, so there is no Ctrl-Break and no other way to ask
-                self.process.kill()
-                self.wait()
-                return 0
+        if self.process.poll() is None and not ask_to_end(self.process):
+            self.process.kill()
+            self.wait()
+            return 0  # it cannot be asked here, so there is nothing to judge
         return self.wait()
 
     def wait(self) -> int:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
 from uloop_reactor import UEvent, Uloop
 
 MakePair = Callable[[], tuple[socket.socket, socket.socket]]
@@ -64,13 +65,22 @@ def test_none_waits_until_something_happens(loop: Uloop, make_pair: MakePair) ->
     sender.join()
 
 
-def test_another_thread_ends_the_wait(loop: Uloop) -> None:
-    waker = threading.Timer(0.05, loop.call_threadsafe, [int])
+@pytest.mark.parametrize("timeout", [None, 1000])
+def test_another_thread_ends_the_wait(timeout: float | None, loop: Uloop) -> None:
+    over = threading.Event()
+
+    def wake() -> None:
+        while not over.wait(0.02):  # the first time it may not sleep yet
+            loop.call_threadsafe(int)
+
+    waker = threading.Thread(target=wake)
     waker.start()
-    assert loop.poll(None) == []
+    assert loop.poll(timeout) == []
+    over.set()
     waker.join()
+    loop.poll(0)
     started = time.monotonic()
-    assert loop.poll(0.05) == []  # once, and not again
+    assert loop.poll(0.05) == []  # it does not stay awake
     assert time.monotonic() - started >= 0.05
 
 

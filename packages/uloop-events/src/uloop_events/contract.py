@@ -39,7 +39,8 @@ class EpollLike(Protocol):
     mask: what was asked for, and ``poll_err`` and ``poll_hup`` in any case.
 
     A descriptor that is closed while it is registered is dropped in silence. Unregister it
-    first all the same: its number may be in use again by the time anybody notices.
+    first all the same: its number may be in use again by the time anybody notices, and epoll
+    itself watches the open file, and reports the old number until its last duplicate is closed.
 
     Every method but ``close`` and ``__exit__`` raises ``ValueError`` once the loop is closed,
     after its arguments have been found good. Source: epoll(7), epoll_ctl(2), epoll_wait(2),

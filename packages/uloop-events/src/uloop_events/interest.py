@@ -14,8 +14,8 @@ Three of the rules need more than a table:
   ``register``, and looked at again before an event is reported and before an interest is
   changed: another identity is another file, and the interest is gone as it would be in the
   kernel. This costs one fstat(2), about 1 µs, for each event. Where different files share an
-  inode (Linux's eventfds and the like), or have none (sockets on Windows), a number that was
-  closed and opened again counts as the one it was.
+  inode (Linux's eventfds and the like), or have none (TCP sockets on macOS, all on Windows), a
+  number that was closed and opened again counts as the one it was.
 * *Files and the like are refused.* epoll says EPERM to what has no readiness; poll and
   select call it always ready. fstat(2) tells these too; it cannot tell the few regular files
   that do have readiness, as /proc/mounts does, so those are refused as well.
@@ -23,7 +23,8 @@ Three of the rules need more than a table:
   small ``maxevents`` the last ones would starve. When some must be left out, those go first
   that have waited longest since they were last reported.
 
-A change made while another thread is inside ``poll`` is seen by the next ``poll``.
+A change made while another thread is inside ``poll`` is seen by the next ``poll``, but for one
+that takes something away: that is not reported any more.
 """
 
 from __future__ import annotations
@@ -232,12 +233,15 @@ class UserSpaceLoop:
 
     def _report(self, ready: Iterable[Event], limit: int) -> list[Event]:
         """What poll may return of what the platform found ready."""
-        # A signal handler or another thread may have unregistered some of it meanwhile.
-        events = [
-            (event, interest)
-            for event in ready
-            if (interest := self._interests.get(event[0])) and self._is_current(event[0], interest)
-        ]
+        events = []
+        for number, mask in ready:
+            # A signal handler or another thread may have changed the table during the wait.
+            interest = self._interests.get(number)
+            if interest is None:
+                continue
+            mask &= interest.mask | ALWAYS_REPORTED
+            if mask and self._is_current(number, interest):
+                events.append(((number, mask), interest))
         if len(events) > limit:
             events.sort(key=lambda each: each[1].last_report)
             del events[limit:]

@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterable
 
 from .event import UEvent
-from .interest import ALWAYS_REPORTED, Event, UserSpaceLoop
+from .interest import Event, UserSpaceLoop
 
 __all__ = ["SelectLoop"]
 
@@ -82,12 +82,12 @@ class SelectLoop(UserSpaceLoop):
                 if error.errno not in NOT_OPEN:
                     raise
                 self._drop_closed()
+                seconds = 0  # see what the others have; poll waits for what is left of the time
         masks = dict.fromkeys(readable, IN)
         for number in writable:
             masks[number] = masks.get(number, 0) | OUT
         for number in exceptional:
-            if meaning := self._meaning_of_exceptional(number):
-                masks[number] = masks.get(number, 0) | meaning
+            masks[number] = masks.get(number, 0) | self._meaning_of_exceptional(number)
         return masks.items()
 
     def _check_room(self, number: int) -> None:
@@ -105,14 +105,13 @@ class SelectLoop(UserSpaceLoop):
 
     def _meaning_of_exceptional(self, number: int) -> int:
         """Urgent data; or, on Windows, a connect that has failed, which a connected socket has not."""
-        interest = self._interests.get(number)
-        wanted = interest.mask if interest is not None else 0
         if WINDOWS and not _is_connected(number):
-            return FAILED_CONNECT & (wanted | ALWAYS_REPORTED)
-        if not wanted & PRI:
+            return FAILED_CONNECT
+        interest = self._interests.get(number)
+        if interest is None or not interest.mask & PRI:
             # Nobody asked for urgent data, and a connect that has succeeded cannot fail any more.
             self._exceptional.discard(number)
-        return PRI & wanted
+        return PRI
 
     def _drop_closed(self) -> None:
         for number in list(self._interests):
