@@ -71,6 +71,8 @@ def set_up_hatch():
         write(stamp, wanted)
     os.environ["HATCH_CONFIG"] = HATCH_CONFIG
     os.environ["HATCH_DATA_DIR"] = HATCH_DATA
+    # uv, which hatch installs with, would trust a list of its own, and fail behind a company's proxy.
+    os.environ.setdefault("UV_SYSTEM_CERTS", "true")
     # What is set up must not depend on an environment that happens to be active, or be seen by it.
     for name in ("VIRTUAL_ENV", "HATCH_ENV", "HATCH_ENV_ACTIVE", "PYTHONPATH", "PYTHONHOME"):
         os.environ.pop(name, None)
