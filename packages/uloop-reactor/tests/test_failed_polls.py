@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -169,3 +170,15 @@ def test_the_loop_can_be_closed(fragile: Uloop, failing: AbstractContextManager[
     with failing:
         fragile.run_once(0.01)
     fragile.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what breaks a poll(2) breaks a socket's wait as well")
+def test_stop_ends_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uloop_reactor.uloop.LONGEST_PAUSE", 1000)
+    with Uloop("epoll") as loop:
+        loop._failed_polls = 20  # so the next pause is as long as a pause can be
+        stopper = threading.Timer(0.05, loop.stop)
+        with WAYS["epoll"](loop):
+            stopper.start()
+            loop.run()
+        stopper.join()

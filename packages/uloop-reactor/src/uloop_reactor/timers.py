@@ -96,6 +96,7 @@ class TimerQueue:
         """
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {callback!r}")
+        when += 0.0  # a TypeError now for what cannot be compared with the clock later
         if not math.isfinite(when):
             raise ValueError(f"the time of a timer must be finite, not {when}")
         if period is not None and not 0 < period < math.inf:

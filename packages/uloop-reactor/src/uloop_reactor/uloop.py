@@ -141,9 +141,9 @@ class Uloop:
             OSError: it is not open any more.
             ValueError: the mode is not possible with the backend.
         """
-        number, mask = _number(fileno), operator.index(mode)
-        registration = self._registrations.get(number)
-        if registration is None:
+        number, mask = _number_or_none(fileno), operator.index(mode)
+        registration = None if number is None else self._registrations.get(number)
+        if number is None or registration is None:
             return
         self._loop.modify(number, mask or MUTED)
         registration.mask = mask
@@ -155,8 +155,8 @@ class Uloop:
 
     def remove(self, fileno: Descriptor) -> None:
         """Forget a descriptor and its handler; one without a handler is passed over."""
-        number = _number(fileno)
-        if self._forget(number):
+        number = _number_or_none(fileno)
+        if number is not None and self._forget(number):
             try:
                 self._loop.unregister(number)
             except OSError:
@@ -179,7 +179,7 @@ class Uloop:
             self._waker.wake()
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> Timer:
-        """Call ``callback(*args)`` once, in ``delay`` seconds; in the next turn if that is 0 or less."""
+        """Call ``callback(*args)`` once, in ``delay`` seconds; as ``call_soon`` does if that is 0 or less."""
         return self.call_at(time.monotonic() + delay, callback, *args)
 
     def call_at(self, when: float, callback: Callable[..., object], *args: object) -> Timer:
@@ -383,21 +383,24 @@ class Uloop:
             events = self._loop.poll(wait if wait > 0 else 0)
         except OSError as error:
             self._poll_failed(error)
-            return []
+            events = []
+        else:
+            if self._failed_polls:
+                log.warning("%s works again, after %d failures", self._backend, self._failed_polls)
+                self._failed_polls = 0
         finally:
             self._asleep = False
-        if self._failed_polls:
-            log.warning("%s works again, after %d failures", self._backend, self._failed_polls)
-            self._failed_polls = 0
         return events
 
     def _poll_failed(self, error: OSError) -> None:
-        """Log the first failure in a row, and sleep a while, so that timers go on and nothing spins."""
+        """Log the first failure in a row, and wait a while, so that timers go on and nothing spins."""
         if not self._failed_polls:
             log.error("%s failed, and is tried again: %s", self._backend, error)
-        pause = _pause(self._failed_polls)
+        pause = min(_pause(self._failed_polls), self._timers.next_time() - time.monotonic())
         self._failed_polls += 1
-        time.sleep(max(0.0, min(pause, self._timers.next_time() - time.monotonic())))
+        if pause > 0 and not self._stopping:
+            self._waker.wait(pause)
+            self._waker.process_event(self._waker_fileno, UEvent.poll_in)
 
     def _run_callback(self, callback: Callable[..., object], args: tuple[object, ...]) -> None:
         try:
@@ -467,6 +470,13 @@ def _number(fileno: Descriptor) -> int:
     if not hasattr(fileno, "fileno"):
         raise TypeError(f"a descriptor is a number or has a method fileno(); {fileno!r} is neither")
     return fileno.fileno()
+
+
+def _number_or_none(fileno: Descriptor) -> int | None:
+    try:
+        return _number(fileno)
+    except ValueError:
+        return None  # a closed file object, which tells its number no more
 
 
 def _pause(failures: int) -> float:

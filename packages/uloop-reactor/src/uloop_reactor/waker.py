@@ -14,6 +14,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,6 +45,18 @@ class Waker:
             self._writer.send(b"\0")
         except OSError:
             pass  # full: there is enough in it to wake the loop; closed: nobody to wake
+
+    def wait(self, seconds: float) -> None:
+        """Wait until somebody wakes us, without the loop's backend."""
+        self._reader.settimeout(seconds)
+        try:
+            self._reader.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            pass
+        except OSError:
+            time.sleep(seconds)  # what fails the backend may fail a socket's own wait too
+        finally:
+            self._reader.setblocking(False)
 
     def process_event(self, fileno: int, event: UEvent, /) -> None:
         """Swallow what has come; what it was for is looked at in every turn anyway."""
