@@ -8,13 +8,14 @@ from uloop_reactor import Uloop
 
 from .endpoint import Endpoint
 from .protocols import clock
+from .server import Server
 from .tcp import TcpServer
 from .udp import UdpServer
 
 __all__ = ["open_server"]
 
 
-def open_server(loop: Uloop, endpoint: str | Endpoint) -> TcpServer | UdpServer:
+def open_server(loop: Uloop, endpoint: str | Endpoint) -> Server:
     """Serve the time on a loop, beside whatever else runs on it.
 
     Parameters:

@@ -18,9 +18,10 @@ import socket
 import time
 from collections.abc import Callable
 
-from uloop_reactor import EventHandler, UEvent, Uloop
+from uloop_reactor import UEvent, Uloop
 
 from .endpoint import Endpoint
+from .server import Server
 
 __all__ = ["TcpServer"]
 
@@ -34,35 +35,24 @@ LONGEST_REST = 1.0  # seconds
 COMPLAINT_INTERVAL = 60.0  # seconds
 
 
-class TcpServer(EventHandler):
+class TcpServer(Server):
     """A listening socket and the connections it has accepted.
 
     Parameters:
-        loop: the loop that it runs on, until ``close``.
+        loop: the loop to serve on.
         endpoint: where to listen.
         answer: what to send for a chunk of bytes that was read.
-
-    Raises:
-        OSError: the endpoint cannot be had.
-        ValueError: the loop's backend has no room for another descriptor.
     """
 
     def __init__(self, loop: Uloop, endpoint: Endpoint, answer: Callable[[bytes], bytes]) -> None:
-        self.loop = loop
         self.answer = answer
         self.connections: set[Connection] = set()
-        self._sock, self.endpoint = endpoint.bind()
         self._rest = 0.0
         self._complain = Complaint()
-        try:
-            self._sock.listen(BACKLOG)
-            self.add_to_event_loop(loop)
-        except BaseException:
-            self._sock.close()
-            raise
+        super().__init__(loop, endpoint)
 
-    def fileno(self) -> int:
-        return self._sock.fileno()
+    def _prepare(self, sock: socket.socket) -> None:
+        sock.listen(BACKLOG)
 
     def process_event(self, fileno: int, event: UEvent, /) -> None:
         """Accept who waits, but no more than leaves time for the others."""
@@ -81,8 +71,7 @@ class TcpServer(EventHandler):
 
     def close(self) -> None:
         """Stop listening, and close every connection. A second call does nothing."""
-        self.loop.remove(self)
-        self._sock.close()
+        super().close()
         for connection in list(self.connections):
             connection.close()
 

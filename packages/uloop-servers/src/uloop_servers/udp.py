@@ -9,9 +9,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from uloop_reactor import EventHandler, UEvent, Uloop
+from uloop_reactor import UEvent, Uloop
 
 from .endpoint import Endpoint
+from .server import Server
 
 __all__ = ["UdpServer"]
 
@@ -20,32 +21,21 @@ LARGEST_DATAGRAM = 64 * 1024  # bytes; Windows calls one that is cut off an erro
 RECEIVE_BUFFER = 1024 * 1024  # bytes; a burst of clients must fit into it, or some are lost
 
 
-class UdpServer(EventHandler):
+class UdpServer(Server):
     """A socket that answers datagrams.
 
     Parameters:
-        loop: the loop that it runs on, until ``close``.
+        loop: the loop to serve on.
         endpoint: where to listen.
         answer: what to send for a datagram, or ``None`` for one that is not answered.
-
-    Raises:
-        OSError: the endpoint cannot be had.
-        ValueError: the loop's backend has no room for another descriptor.
     """
 
     def __init__(self, loop: Uloop, endpoint: Endpoint, answer: Callable[[bytes], bytes | None]) -> None:
-        self.loop = loop
         self.answer = answer
-        self._sock, self.endpoint = endpoint.bind()
-        try:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-            self.add_to_event_loop(loop)
-        except BaseException:
-            self._sock.close()
-            raise
+        super().__init__(loop, endpoint)
 
-    def fileno(self) -> int:
-        return self._sock.fileno()
+    def _prepare(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
     def process_event(self, fileno: int, event: UEvent, /) -> None:
         """Answer what has come, but no more than leaves time for the others."""
@@ -62,8 +52,3 @@ class UdpServer(EventHandler):
                     self._sock.sendto(reply, client)
                 except OSError:
                     pass  # dropped
-
-    def close(self) -> None:
-        """Stop answering. A second call does nothing."""
-        self.loop.remove(self)
-        self._sock.close()
