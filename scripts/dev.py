@@ -6,12 +6,19 @@
     python3 scripts/dev.py ANYTHING ELSE         hatch, with these arguments
 
 All it makes is in .venv/: a virtual environment with hatch, and hatch's own environments.
+(uv, which installs them, keeps what it downloads in the user's cache.)
 The first run takes about half a minute, later ones start at once: what was set up is reused
 until a pyproject.toml, a version or the requirements change.
 
 This file must be understood by any Python 3, to tell an old one that it is too old.
 """
 
+import signal
+
+# Ctrl-C during the imports ends us without a traceback; from main on it does so in order.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import contextlib
 import hashlib
 import os
 import shutil
@@ -22,6 +29,7 @@ OLDEST = (3, 11)
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 REQUIREMENTS = os.path.join(ROOT, "scripts", "requirements-dev.txt")
+LOCK = os.path.join(VENV, "lock")
 HATCH_CONFIG = os.path.join(VENV, "hatch.toml")
 HATCH_DATA = os.path.join(VENV, "hatch")
 ENVIRONMENT_PYTHON = os.path.join(VENV, "environment-python.txt")
@@ -32,56 +40,86 @@ def main(arguments):
     if sys.version_info < OLDEST:
         return "uloop needs Python %d.%d or later, and this is %d.%d" % (OLDEST + tuple(sys.version_info[:2]))
     command = arguments[0] if arguments else "--help"
-    set_up_hatch()
+    set_environment()
+    with locked():
+        set_up_hatch()
+        python = environment_python() if command in ("serve", "test") else None
     if command == "serve":
-        return run([environment_python(), os.path.join(ROOT, "scripts", "serve.py")] + arguments[1:])
+        return run([python, os.path.join(ROOT, "scripts", "serve.py")] + arguments[1:])
     if command == "test":
         os.chdir(ROOT)
-        return run([environment_python(), "-m", "pytest"] + arguments[1:])
+        return run([python, "-m", "pytest"] + arguments[1:])
     return run(hatch_command(arguments or ["--help"]))
+
+
+def set_environment():
+    """What we install must not depend on what happens to be active, nor be hidden by it."""
+    for name in ("VIRTUAL_ENV", "HATCH_ENV", "HATCH_ENV_ACTIVE", "PYTHONPATH", "PYTHONHOME"):
+        os.environ.pop(name, None)
+    os.environ["HATCH_CONFIG"] = HATCH_CONFIG
+    os.environ["HATCH_DATA_DIR"] = HATCH_DATA
+    # uv would trust a list of its own, and fail behind a company's proxy.
+    os.environ.setdefault("UV_SYSTEM_CERTS", "true")
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        os.environ.setdefault("UV_CACHE_DIR", os.path.join(VENV, "uv-cache"))
+
+
+@contextlib.contextmanager
+def locked():
+    """One set-up at a time: a second dev.py waits here until the first has done it for both."""
+    if not os.path.isdir(VENV):
+        os.makedirs(VENV)
+    with open(LOCK, "w") as lock:
+        if sys.platform == "win32":
+            import msvcrt
+
+            while True:
+                try:
+                    msvcrt.locking(lock.fileno(), msvcrt.LK_LOCK, 1)
+                    break
+                except OSError:
+                    pass  # it gives up after ten seconds
+        else:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def set_up_hatch():
     """A virtual environment with hatch, and a configuration that is nobody's but this tree's."""
+    # Environments hold absolute paths: one that was moved or copied is not ours.
+    here = sys.version + ROOT
     stamp = os.path.join(VENV, "requirements.stamp")
-    wanted = digest([REQUIREMENTS]) + sys.version
+    wanted = digest([REQUIREMENTS]) + here
     if read(stamp) != wanted:
         say("setting up .venv, once")
-        shutil.rmtree(VENV, ignore_errors=True)
+        clear_venv()
         try:
+            import ensurepip  # noqa: F401
             import venv
-
-            venv.create(VENV, with_pip=True)
-        except (ImportError, subprocess.CalledProcessError):
-            shutil.rmtree(VENV, ignore_errors=True)
+        except ImportError:
             sys.exit("this Python lacks venv; on Debian and Ubuntu: apt-get install python3-venv")
-        check(
-            [
-                venv_program("python"),
-                "-m",
-                "pip",
-                "install",
-                "-q",
-                "--disable-pip-version-check",
-                "-r",
-                REQUIREMENTS,
-            ]
-        )
+        venv.create(VENV, with_pip=True)
+        pip = [venv_program("python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        check(pip + ["-r", REQUIREMENTS])
         write(HATCH_CONFIG, "")
         write(stamp, wanted)
-    os.environ["HATCH_CONFIG"] = HATCH_CONFIG
-    os.environ["HATCH_DATA_DIR"] = HATCH_DATA
-    # uv, which hatch installs with, would trust a list of its own, and fail behind a company's proxy.
-    os.environ.setdefault("UV_SYSTEM_CERTS", "true")
-    # What is set up must not depend on an environment that happens to be active, or be seen by it.
-    for name in ("VIRTUAL_ENV", "HATCH_ENV", "HATCH_ENV_ACTIVE", "PYTHONPATH", "PYTHONHOME"):
-        os.environ.pop(name, None)
     # hatch does not notice a new console script, version or range of a sibling; we do.
     stamp = os.path.join(VENV, "packages.stamp")
-    wanted = digest(package_definitions())
+    wanted = digest(package_definitions()) + here
     if read(stamp) != wanted:
         forget_environments()
         write(stamp, wanted)
+
+
+def clear_venv():
+    for name in os.listdir(VENV):
+        path = os.path.join(VENV, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        elif path != LOCK:
+            os.remove(path)
 
 
 def environment_python():
@@ -89,7 +127,7 @@ def environment_python():
     python = read(ENVIRONMENT_PYTHON)
     if not os.path.exists(python):
         say("installing the packages")
-        forget_environments()  # an earlier attempt may have been cut short
+        check(hatch_command(["env", "remove", "default"]))  # an earlier attempt may have been cut short
         check(hatch_command(["env", "create"]))
         found = subprocess.check_output(hatch_command(["env", "find"]), cwd=ROOT, universal_newlines=True)
         python = program_of(found.strip().splitlines()[-1], "python")
@@ -125,7 +163,8 @@ def program_of(environment, name):
 
 def run(command):
     """Become the command, so that signals and exit codes are its own."""
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     if not WINDOWS:
         os.execv(command[0], command)
     process = subprocess.Popen(command)
@@ -141,7 +180,12 @@ def check(command):
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
     )
-    output = process.communicate()[0]
+    try:
+        output = process.communicate()[0]
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
     if process.returncode:
         sys.stderr.write(output)
         sys.exit("setting up failed: %s" % " ".join(command))
@@ -179,6 +223,7 @@ def say(text):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

@@ -31,6 +31,13 @@ class ReadyEndpoints(logging.Handler):
             self.endpoints.put(Endpoint.parse(str(record.args[0])))
 
 
+def show(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError:
+        pass  # nobody reads it, and the servers serve on
+
+
 class Demonstration(threading.Thread):
     """Asks each endpoint as a client would, while the main thread serves."""
 
@@ -46,9 +53,9 @@ class Demonstration(threading.Thread):
             reachable = Endpoint(bound.scheme, WILDCARDS.get(bound.host, bound.host), bound.port)
             try:
                 for reading in ask(reachable):
-                    print(f"it answers: {reading}", flush=True)
+                    show(f"it answers: {reading}")
             except NoAnswerError as error:
-                print(error, file=sys.stderr)
+                show(str(error))
                 self.failed = True
                 signal.raise_signal(signal.SIGTERM)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import socket
 import subprocess
@@ -72,7 +73,8 @@ def test_standard_error_closed(backend: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = f"exec {sys.executable} -m uloop_servers serve --backend {backend} tcp://127.0.0.1:{port} 2>&-"
+    serve = f"{shlex.quote(sys.executable)} -m uloop_servers serve --backend {backend}"
+    command = f"exec {serve} tcp://127.0.0.1:{port} 2>&-"
     with subprocess.Popen(["sh", "-c", command], stdin=subprocess.DEVNULL) as process:
         ask = [sys.executable, "-m", "uloop_servers", "ask", f"tcp://127.0.0.1:{port}"]
         while subprocess.run(ask, capture_output=True).returncode:

@@ -76,9 +76,10 @@ def test_missed_ticks_are_skipped(loop: Uloop) -> None:
     run_until(ticks, 1)
     ticks.work = 0
     run_until(ticks, 3)
-    # Tick 1 was set before the long call, and is late. The next one lies ahead of it.
-    assert ticks.grid()[:2] == [0, 1]
-    assert ticks.grid()[2] > 5
+    # The second tick was set before the long call, and is late. The next one lies ahead of it.
+    first, second, third, *_ = ticks.grid()
+    assert first == 0
+    assert third - second > 5
     assert ticks.called[2] >= ticks.scheduled[2]
 
 

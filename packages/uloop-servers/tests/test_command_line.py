@@ -45,9 +45,10 @@ def test_help(command: tuple[str, ...]) -> None:
         (("serve", "--back=poll"), "--back"),
         (("ask",), "ENDPOINT"),
         (("ask", "127.0.0.1"), "'127.0.0.1' is not an endpoint like"),
-        (("ask", "tcp://127.0.0.1:1", "--count", "0"), "'0' is not a positive number"),
-        (("ask", "tcp://127.0.0.1:1", "--count", "many"), "'many' is not a positive number"),
-        (("ask", "tcp://127.0.0.1:1", "--count", "²"), "is not a positive number"),
+        (("ask", "tcp://127.0.0.1:1", "--count", "0"), "'0' is not a number from 1 to 999999999"),
+        (("ask", "tcp://127.0.0.1:1", "--count", "many"), "'many' is not a number from 1 to 999999999"),
+        (("ask", "tcp://127.0.0.1:1", "--count", "²"), "is not a number from 1 to 999999999"),
+        (("ask", "tcp://127.0.0.1:1", "--count", "9" * 5000), "is not a number from 1 to 999999999"),
     ],
 )
 def test_arguments_that_make_no_sense(arguments: tuple[str, ...], reason: str) -> None:
@@ -84,6 +85,16 @@ def test_an_address_that_is_taken(scheme: str, kind: socket.SocketKind) -> None:
     assert result.returncode == 1
     [line] = result.stderr.splitlines()
     assert f"cannot serve {endpoint}: " in line
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70])
+@pytest.mark.parametrize("command", ["serve", "ask"])
+@pytest.mark.parametrize("scheme", ["tcp", "udp"])
+def test_what_is_no_name_at_all(command: str, scheme: str, host: str) -> None:
+    result = run(command, f"{scheme}://{host}:1")
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert f"{scheme}://{host}:1 " in line or f"{scheme}://{host}:1:" in line
 
 
 def test_a_name_that_is_unknown() -> None:

@@ -8,8 +8,8 @@ callbacks that were put off to it. The rules:
 2. A handler that raises again and again is not called in a spin: it is left out for 10 ms,
    then for twice as long each time, up to 1 s. It is removed only if its descriptor is
    closed. One event that it deals with ends the matter.
-3. What a handler does to a descriptor counts at once: one that was removed, or added, or
-   modified gets no event that was collected before.
+3. What a handler does to a descriptor counts at once: of what was collected before, one that
+   was removed or added gets nothing, and one that was modified what it still asks for.
 4. Nobody starves: a turn runs the timers and callbacks that are there when it comes to
    them; what they add waits for the next turn, after I/O.
 5. A change reaches the kernel at once, so that an error reaches the one who caused it.
@@ -45,6 +45,7 @@ UNASKED = int(UEvent.poll_err | UEvent.poll_hup)  # reported whatever the mask
 #: registered, but silent: an error is reported once at most, and then filtered out. A mask of
 #: 0 would do for silence, if it did not report errors in every turn.
 MUTED = ONESHOT = int(UEvent.poll_oneshot)
+EDGE = int(UEvent.poll_et)
 EXCLUSIVE = int(UEvent.poll_exclusive)
 LONGEST_WAIT = 24 * 3600.0  # seconds; the platforms' calls have limits of their own
 FIRST_PAUSE = 0.01  # seconds
@@ -75,6 +76,7 @@ class Uloop:
 
     Raises:
         ValueError: this platform has no such backend.
+        OSError: there is no descriptor left.
 
     >>> loop = Uloop()
     >>> _ = loop.call_later(0.01, loop.stop)
@@ -154,7 +156,10 @@ class Uloop:
             self._loop.modify(number, MUTED)  # it was possible, and waits for the end of the pause
 
     def remove(self, fileno: Descriptor) -> None:
-        """Forget a descriptor and its handler; one without a handler is passed over."""
+        """Forget a descriptor and its handler; one without a handler is passed over.
+
+        Remove it before it is closed: a closed socket does not tell its number any more.
+        """
         number = _number_or_none(fileno)
         if number is not None and self._forget(number):
             try:
@@ -244,7 +249,7 @@ class Uloop:
 
         Returns:
             A list of ``(handler, fileno, event)``; empty when the time ran out, or when
-            another thread woke the loop.
+            another thread woke the loop while it waited.
         """
         self._check_open()
         deadline = None if timeout is None or timeout < 0 else time.monotonic() + timeout
@@ -279,7 +284,7 @@ class Uloop:
             RuntimeError: the loop runs already.
         """
         self._check_open()
-        with self._waker.woken_by_signals(), self._while_running():
+        with self._while_running(), self._waker.woken_by_signals():
             while not self._stopping:
                 self._run_turn(self._timeout)
 
@@ -321,7 +326,8 @@ class Uloop:
         self._soon.clear()
         self._registrations.clear()
         self._loop.close()
-        self._waker.close()
+        if not self._running:  # else when run is done with it, for signals may yet arrive
+            self._waker.close()
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -342,8 +348,21 @@ class Uloop:
     # One turn
 
     def _run_turn(self, longest_wait: float) -> None:
-        events = self._collect(longest_wait)
-        turn = self._turn = self._turn + 1
+        events = iter(self._collect(longest_wait))
+        self._turn += 1
+        try:
+            self._dispatch(events)
+        except BaseException:
+            self._arm_again(events)
+            raise
+        self._timers.run_due(self._run_callback)
+        soon = self._soon
+        for _ in range(len(soon)):
+            if soon:  # a callback may have closed the loop
+                self._run_callback(*soon.popleft())
+
+    def _dispatch(self, events: Iterator[tuple[int, int]]) -> None:
+        turn = self._turn
         debug = log.isEnabledFor(logging.DEBUG)
         registrations = self._registrations
         for number, mask in events:
@@ -364,11 +383,13 @@ class Uloop:
             else:
                 if registration.failures:
                     registration.failures = 0
-        self._timers.run_due(self._run_callback)
-        soon = self._soon
-        for _ in range(len(soon)):
-            if soon:  # a callback may have closed the loop
-                self._run_callback(*soon.popleft())
+
+    def _arm_again(self, missed: Iterator[tuple[int, int]]) -> None:
+        """Have those told again that are told once, and were not, because we are left early."""
+        for number, _ in missed:
+            registration = self._registrations.get(number)
+            if registration is not None and registration.reportable & (ONESHOT | EDGE):
+                self._watch(number, registration, registration.mask)
 
     def _collect(self, longest_wait: float) -> list[tuple[int, int]]:
         """Wait for events, but not beyond the next timer, nor if there is something to do."""
@@ -458,6 +479,8 @@ class Uloop:
         finally:
             self._running = False
             self._stopping = False  # this stop has been obeyed
+            if self._closed:
+                self._waker.close()
 
     def _check_open(self) -> None:
         if self._closed:

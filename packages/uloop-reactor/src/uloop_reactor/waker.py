@@ -81,7 +81,10 @@ class Waker:
         try:
             yield
         finally:
-            signal.set_wakeup_fd(previous)
+            try:
+                signal.set_wakeup_fd(previous)
+            except (OSError, ValueError):
+                signal.set_wakeup_fd(-1)  # its owner has closed it meanwhile
 
     def close(self) -> None:
         self._reader.close()

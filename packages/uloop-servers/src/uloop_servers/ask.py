@@ -7,13 +7,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from .endpoint import Endpoint
 from .protocols import clock
 
 __all__ = ["NoAnswerError", "Reading", "ask"]
 
+QUESTION = b"time?"  # anything would do
 PATIENCE = 5.0  # seconds for an answer, and for a connection
+PROBE_PATIENCE = 1.0  # seconds, for each address but the last of a name that has several
+LARGEST_DATAGRAM = 64 * 1024  # bytes
 
 
 class NoAnswerError(Exception):
@@ -65,6 +69,8 @@ def ask(endpoint: Endpoint, count: int = 1) -> Iterator[Reading]:
                 yield _ask_once(endpoint, sock)
     except TimeoutError:
         raise NoAnswerError(f"{endpoint} did not answer within {PATIENCE:g} seconds") from None
+    except UnicodeError:
+        raise NoAnswerError(f"{endpoint} cannot be asked: {endpoint.host!r} is no host name") from None
     except OSError as error:
         raise NoAnswerError(f"{endpoint} cannot be asked: {error.strerror or error}") from error
 
@@ -72,10 +78,24 @@ def ask(endpoint: Endpoint, count: int = 1) -> Iterator[Reading]:
 def _connect(endpoint: Endpoint) -> socket.socket:
     if endpoint.kind == socket.SOCK_STREAM:
         return socket.create_connection((endpoint.host, endpoint.port), PATIENCE)
-    family, address = endpoint.resolve()
-    sock = socket.socket(family, endpoint.kind)
+    *others, last = endpoint.addresses()
+    for family, address in others:  # of a name with several, the first that answers
+        sock = _connect_datagram(family, address, PROBE_PATIENCE)
+        try:
+            sock.send(QUESTION)
+            sock.recv(LARGEST_DATAGRAM)
+        except OSError:
+            sock.close()
+        else:
+            sock.settimeout(PATIENCE)
+            return sock
+    return _connect_datagram(*last, PATIENCE)
+
+
+def _connect_datagram(family: socket.AddressFamily, address: Any, patience: float) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
-        sock.settimeout(PATIENCE)
+        sock.settimeout(patience)
         # connected, it takes answers from nobody else, and hears that nobody is there
         sock.connect(address)
     except BaseException:
@@ -87,7 +107,7 @@ def _connect(endpoint: Endpoint) -> socket.socket:
 def _ask_once(endpoint: Endpoint, sock: socket.socket) -> Reading:
     asked_at = datetime.now()
     start = time.perf_counter()
-    sock.sendall(b"time?")
+    sock.sendall(QUESTION)
     answer = _receive(sock, endpoint.kind)
     round_trip = time.perf_counter() - start
     try:
@@ -100,7 +120,7 @@ def _ask_once(endpoint: Endpoint, sock: socket.socket) -> Reading:
 
 def _receive(sock: socket.socket, kind: socket.SocketKind) -> bytes:
     if kind == socket.SOCK_DGRAM:
-        return sock.recv(64 * 1024)
+        return sock.recv(LARGEST_DATAGRAM)
     deadline = time.monotonic() + PATIENCE
     answer = b""
     while len(answer) < clock.ANSWER_LENGTH:

@@ -83,12 +83,14 @@ def _serve(options: argparse.Namespace) -> int:
 def _ask(options: argparse.Namespace) -> int:
     try:
         for reading in ask(options.endpoint, options.count):
+            if sys.stdout is None:
+                return 1  # it was closed before we came
             try:
                 print(json.dumps(reading.as_dict()) if options.json else reading, flush=True)
             except OSError as error:
                 return _output_failed(error)
     except NoAnswerError as error:
-        print(f"uloop-servers: {error}", file=sys.stderr)
+        _complain(str(error))
         return 1
     return 0
 
@@ -96,10 +98,15 @@ def _ask(options: argparse.Namespace) -> int:
 def _output_failed(error: OSError) -> int:
     # Windows says EINVAL when whoever read our output has gone, and that is no news to anybody.
     if error.errno not in (errno.EPIPE, errno.EINVAL):
-        print(f"uloop-servers: cannot write the answer: {error.strerror}", file=sys.stderr)
+        _complain(f"cannot write the answer: {error.strerror}")
     # What could not be written would be tried once more, and complained of, when Python exits.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
+
+
+def _complain(text: str) -> None:
+    if sys.stderr is not None:  # or print would take standard output for it
+        print(f"uloop-servers: {text}", file=sys.stderr)
 
 
 def _log_to_stderr() -> None:
@@ -173,6 +180,6 @@ def _endpoint(text: str) -> Endpoint:
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 999999999")
     return int(text)

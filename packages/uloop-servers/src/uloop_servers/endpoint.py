@@ -61,24 +61,26 @@ class Endpoint:
         """``SOCK_STREAM`` or ``SOCK_DGRAM``."""
         return socket.SOCK_STREAM if self.scheme == "tcp" else socket.SOCK_DGRAM
 
-    def resolve(self) -> tuple[socket.AddressFamily, Any]:
-        """The first address that the name stands for: its family, and what ``bind`` takes.
+    def addresses(self) -> list[tuple[socket.AddressFamily, Any]]:
+        """What the host stands for, one address or more: the family, and what ``bind`` takes.
 
         Raises:
-            OSError: there is none.
+            OSError: it stands for none.
+            UnicodeError: it is no host name at all.
         """
-        family, _, _, _, address = socket.getaddrinfo(self.host, self.port, type=self.kind)[0]
-        return family, address
+        found = socket.getaddrinfo(self.host, self.port, type=self.kind)
+        return [(family, address) for family, _, _, _, address in found]
 
     def bind(self) -> tuple[socket.socket, Endpoint]:
         """A non-blocking socket at this endpoint, and the endpoint with its real port.
 
-        ``[::]`` takes IPv6 alone, so that it can stand beside ``0.0.0.0``.
+        Of a name with several addresses it is the first. ``[::]`` takes IPv6 alone, so that it
+        can stand beside ``0.0.0.0``.
 
         Raises:
             OSError: the name is unknown, or the address cannot be had.
         """
-        family, address = self.resolve()
+        family, address = self.addresses()[0]
         sock = socket.socket(family, self.kind)
         try:
             if family == socket.AF_INET6:

@@ -102,8 +102,11 @@ class Connection:
         self._server = server
         self._sock = sock
         self._unsent = b""
-        # Answers are small and each is sent whole: none has to wait for the last one's ACK.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            # Answers are small and each is sent whole: none has to wait for the last one's ACK.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            pass  # macOS says so of a client that has reset already, which recv will tell too
         server.loop.add(sock, UEvent.poll_in, self)
 
     def process_event(self, fileno: int, event: UEvent, /) -> None:
