@@ -1,7 +1,7 @@
 """Builds every wheel and sdist, installs each alone into a clean environment, and uses it there.
 
-A package that leans on something it does not declare fails here. Siblings come from the same
-build, by path: an index may have others of the same name.
+A package that leans on something it does not declare fails here. The siblings that it does
+declare come from the same build, by path: an index may have others of the same name.
 """
 
 from __future__ import annotations
@@ -17,12 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: each package with the ones of ours that it stands on
-SIBLINGS = {
-    "uloop-events": (),
-    "uloop-reactor": ("uloop-events",),
-    "uloop-servers": ("uloop-events", "uloop-reactor"),
-}
+PACKAGES = ("uloop-events", "uloop-reactor", "uloop-servers")
 if sys.platform == "win32":
     NEW_GROUP, TERMINATE = subprocess.CREATE_NEW_PROCESS_GROUP, signal.CTRL_BREAK_EVENT
 else:
@@ -34,10 +29,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         dists = work / "dist"
-        for package in SIBLINGS:
+        for package in PACKAGES:
             uv("build", "--quiet", "--out-dir", dists, ROOT / "packages" / package)
-        for package, siblings in SIBLINGS.items():
-            wheels = [find(dists, sibling, "whl") for sibling in siblings]
+        for package in PACKAGES:
+            siblings = work / f"siblings-of-{package}.txt"
+            others = [name for name in PACKAGES if name != package]
+            siblings.write_text("".join(f"{name} @ {find(dists, name, 'whl').as_uri()}\n" for name in others))
             sdist = find(dists, package, "tar.gz")
             with tarfile.open(sdist) as archive:
                 archive.extractall(work / "sdists", filter="data")
@@ -45,17 +42,20 @@ def main() -> None:
             for artifact in (find(dists, package, "whl"), sdist):
                 print(f"{artifact.name}: installed alone", flush=True)
                 environment = work / f"{artifact.name}-environment"
-                python = install(environment, artifact, *wheels)
+                python = install(environment, artifact, siblings)
                 if package == "uloop-servers":
                     serve(python)
                 run(python, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, cwd=work)
 
 
-def install(environment: Path, *artifacts: Path) -> Path:
-    """A clean environment with these files in it; its Python."""
+def install(environment: Path, artifact: Path, siblings: Path) -> Path:
+    """A clean environment with this file and what it requires; its Python.
+
+    The siblings are constraints: where each is to be had, if it is required at all.
+    """
     uv("venv", "--quiet", "--python", sys.executable, environment)
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    uv("pip", "install", "--quiet", "--python", python, *artifacts)
+    uv("pip", "install", "--quiet", "--python", python, "--constraints", siblings, artifact)
     uv("pip", "check", "--quiet", "--python", python)
     uv("pip", "install", "--quiet", "--python", python, *TEST_TOOLS)
     return python
