@@ -45,7 +45,7 @@ from typing import Self, SupportsIndex
 from .contract import Descriptor
 from .event import UEvent
 
-__all__ = ["Event", "UserSpaceLoop"]
+__all__ = ["Event", "UserSpaceLoop", "is_open"]
 
 IN = int(UEvent.poll_in)
 PRI = int(UEvent.poll_pri)
@@ -268,6 +268,15 @@ class UserSpaceLoop:
         return False
 
 
+def is_open(number: int) -> bool:
+    """Whether select takes a descriptor; on Windows the one way to ask, and of sockets alone."""
+    try:
+        select.select([number], [], [], 0)
+    except OSError:
+        return False
+    return True
+
+
 def _identity(number: int) -> Identity:
     """Which file a number stands for now; ``None`` if for none."""
     try:
@@ -281,10 +290,8 @@ if sys.platform == "win32":
 
     def _identify(number: int) -> Identity:
         """Check that a number is that of an open socket; there is no telling which."""
-        try:
-            select.select([number], [], [], 0)
-        except OSError as error:
-            raise OSError(errno.EBADF, f"descriptor {number} is not an open socket") from error
+        if not is_open(number):
+            raise OSError(errno.EBADF, f"descriptor {number} is not an open socket")
         return None
 
 else:

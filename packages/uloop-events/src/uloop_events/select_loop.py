@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterable
 
 from .event import UEvent
-from .interest import Event, UserSpaceLoop
+from .interest import Event, UserSpaceLoop, is_open
 
 __all__ = ["SelectLoop"]
 
@@ -115,23 +115,15 @@ class SelectLoop(UserSpaceLoop):
 
     def _drop_closed(self) -> None:
         for number in list(self._interests):
-            if not _is_open(number):
+            if not is_open(number):
                 self._drop(number)
 
 
-def _put(number: int, numbers: set[int], wanted: int | bool) -> None:
+def _put(number: int, numbers: set[int], wanted: int) -> None:
     if wanted:
         numbers.add(number)
     else:
         numbers.discard(number)
-
-
-def _is_open(number: int) -> bool:
-    try:
-        select.select([number], [], [], 0)
-    except OSError:
-        return False
-    return True
 
 
 def _is_connected(number: int) -> bool:

@@ -43,8 +43,10 @@ def create_backend(name: str | None = None) -> tuple[str, EpollLike]:
     """
     origin = ""
     if name is None:
-        name = os.environ.get(ENVIRONMENT_VARIABLE) or available_backends()[0]
-        origin = f" (from {ENVIRONMENT_VARIABLE})" if os.environ.get(ENVIRONMENT_VARIABLE) else ""
+        named = os.environ.get(ENVIRONMENT_VARIABLE)
+        if named:
+            origin = f" (from {ENVIRONMENT_VARIABLE})"
+        name = named or available_backends()[0]
     if name not in BACKENDS:
         raise ValueError(
             f"there is no backend {name!r}{origin} on this platform; it has {', '.join(available_backends())}"

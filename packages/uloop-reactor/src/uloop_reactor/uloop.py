@@ -59,12 +59,16 @@ class Registration:
 
     def __init__(self, handler: ProcessesEvents, mask: int, turn: int) -> None:
         self.handler = handler
-        self.mask = mask
-        self.reportable = mask | UNASKED if mask else 0
+        self.ask_for(mask)
         self.turn = turn  # the turn it was made in, whose events are none of its business
         self.modified = turn  # the turn in which the program last said what it wants
         self.failures = 0  # in a row
         self.pause: Timer | None = None  # what ends the pause it is in
+
+    def ask_for(self, mask: int) -> None:
+        """What the program wants to be told of; nothing at all, not even errors, if that is 0."""
+        self.mask = mask
+        self.reportable = mask | UNASKED if mask else 0
 
 
 class Uloop:
@@ -143,25 +147,23 @@ class Uloop:
             OSError: it is not open any more.
             ValueError: the mode is not possible with the backend.
         """
-        number, mask = _number_or_none(fileno), operator.index(mode)
-        registration = None if number is None else self._registrations.get(number)
-        if number is None or registration is None:
+        number, mask = _number_if_open(fileno), operator.index(mode)
+        registration = self._registrations.get(number)
+        if registration is None:
             return
         self._loop.modify(number, mask or MUTED)
-        registration.mask = mask
+        registration.ask_for(mask)
         registration.modified = self._turn
-        if registration.pause is None:
-            registration.reportable = mask | UNASKED if mask else 0
-        else:
-            self._loop.modify(number, MUTED)  # it was possible, and waits for the end of the pause
+        if registration.pause is not None:
+            self._mute(number, registration)  # it was possible, and waits for the end of the pause
 
     def remove(self, fileno: Descriptor) -> None:
         """Forget a descriptor and its handler; one without a handler is passed over.
 
         Remove it before it is closed: a closed socket does not tell its number any more.
         """
-        number = _number_or_none(fileno)
-        if number is not None and self._forget(number):
+        number = _number_if_open(fileno)
+        if self._forget(number):
             try:
                 self._loop.unregister(number)
             except OSError:
@@ -439,13 +441,16 @@ class Uloop:
         if registration.failures > 1 and not silent:
             pause = _pause(registration.failures - 2)
             registration.pause = self.call_later(pause, self._end_pause, number, registration)
-            registration.reportable = 0
-            self._watch(number, registration, MUTED)
+            self._mute(number, registration)
 
     def _end_pause(self, number: int, registration: Registration) -> None:
         registration.pause = None
-        registration.reportable = registration.mask | UNASKED if registration.mask else 0
+        registration.ask_for(registration.mask)
         self._watch(number, registration, registration.mask or MUTED)
+
+    def _mute(self, number: int, registration: Registration) -> None:
+        registration.reportable = 0
+        self._watch(number, registration, MUTED)
 
     def _watch(self, number: int, registration: Registration, mask: int) -> None:
         """Have the backend watch for something else than the program asked for, or for that again."""
@@ -495,11 +500,12 @@ def _number(fileno: Descriptor) -> int:
     return fileno.fileno()
 
 
-def _number_or_none(fileno: Descriptor) -> int | None:
+def _number_if_open(fileno: Descriptor) -> int:
+    """The number of a descriptor; -1 for what is closed, as sockets say and file objects do not."""
     try:
         return _number(fileno)
     except ValueError:
-        return None  # a closed file object, which tells its number no more
+        return -1
 
 
 def _pause(failures: int) -> float:
