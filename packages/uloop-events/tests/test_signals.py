@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 import sys
@@ -183,3 +184,35 @@ def test_a_change_made_by_a_handler_is_seen_by_the_next_poll(
         loop.poll(5 * PERIOD)  # epoll sees it at once, the others need not
     if not handler.armed:
         assert loop.poll(0) == [(late.fileno(), EPOLLOUT)]
+
+
+def test_a_handler_may_close_the_loop(loop: EpollLike, socket_pair: Callable[[], SocketPair]) -> None:
+    ours, _ = socket_pair()
+    loop.register(ours, EPOLLIN)
+    handler = Once(loop.close)
+    with signals(handler):
+        handler.armed = True
+        with pytest.raises(OSError) as raised:  # noqa: PT011 - its number is looked at below
+            loop.poll(60)
+    assert raised.value.errno == errno.EBADF
+    assert loop.closed
+
+
+def test_a_handler_may_register_what_ends_the_wait(
+    loop: EpollLike, socket_pair: Callable[[], SocketPair]
+) -> None:
+    ours, _ = socket_pair()
+    handler = Once(lambda: loop.register(ours, EPOLLOUT))
+    with signals(handler):
+        handler.armed = True
+        assert loop.poll(60) == [(ours.fileno(), EPOLLOUT)]
+
+
+def test_ctrl_c_ends_the_wait(loop: EpollLike, socket_pair: Callable[[], SocketPair]) -> None:
+    ours, _ = socket_pair()
+    loop.register(ours, EPOLLIN)
+    handler = Once(lambda: signal.default_int_handler(signal.SIGINT, None))
+    with signals(handler):
+        handler.armed = True
+        with pytest.raises(KeyboardInterrupt):
+            loop.poll()

@@ -4,6 +4,8 @@
 loop                runs on                 built on
 ==================  ======================  ==========================================
 ``select.epoll``    Linux                   epoll(7), with nothing of ours in between
+``KqueueLoop``      macOS, the BSDs         kqueue(2)
+``AfdLoop``         Windows                 the AFD driver, which is under Winsock
 ``PollLoop``        Linux, macOS, the BSDs  poll(2)
 ``SelectLoop``      everywhere              select(2); on Windows, Winsock's select
 ==================  ======================  ==========================================
@@ -41,6 +43,10 @@ class EpollLike(Protocol):
     A descriptor that is closed while it is registered is dropped in silence. Unregister it
     first all the same: its number may be in use again by the time anybody notices, and epoll
     itself watches the open file, and reports the old number until its last duplicate is closed.
+
+    Any thread may call any method at any time. A change takes effect on a ``poll`` that another
+    thread is in already; several threads may poll, and what is ready is told to each of them, a
+    oneshot to one of them.
 
     Every method but ``close`` and ``__exit__`` raises ``ValueError`` once the loop is closed,
     after its arguments have been found good. Source: epoll(7), epoll_ctl(2), epoll_wait(2),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from enum import IntFlag
-from typing import TYPE_CHECKING, Any, Final
+
+TYPE_CHECKING = False  # importing typing would cost more than all the rest
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["UEVENT_OF", "UEvent"]
 
@@ -59,7 +62,7 @@ class _Members(dict[int, UEvent]):
         return event
 
 
-_int_and: Final = int.__and__
+_int_and = int.__and__
 
 #: ``UEVENT_OF[mask]`` is ``UEvent(mask)`` at a tenth of the cost.
-UEVENT_OF: Final = _Members()
+UEVENT_OF = _Members()

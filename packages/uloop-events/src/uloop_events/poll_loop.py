@@ -3,24 +3,37 @@
 poll(2) has epoll's events under epoll's names, and on Linux it sees the same masks in every
 situation. What is different is how it is asked: everything is told anew at each call, so a
 ``poll`` costs O(n) of the descriptors that are registered, and the events come in the
-order of registration. The rules that make up for this are those of ``interest.py``.
+order of registration. The rules that make up for this are those of ``interest.py`` and
+``snapshot.py``.
 
 Not possible: ``poll_et`` and ``poll_exclusive``.
 """
 
 from __future__ import annotations
 
+import errno
 import select
 import sys
-from collections.abc import Iterable
-from typing import Protocol
 
 from .event import UEvent
-from .interest import ONESHOT, Event, UserSpaceLoop
+from .snapshot import SnapshotLoop, Waker
+
+TYPE_CHECKING = False  # importing typing would cost more than all the rest
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Protocol
+
+    from .interest import Event
+
+    class SystemPoll(Protocol):
+        """A ``select.poll`` object, which the type checkers do not know on every platform."""
+
+        def register(self, fd: int, eventmask: int, /) -> None: ...
+        def unregister(self, fd: int, /) -> None: ...
+        def poll(self, timeout: float | None, /) -> list[tuple[int, int]]: ...
+
 
 __all__ = ["PollLoop"]
-
-CLOSED = int(UEvent.poll_nval)
 
 # The system's constants differ from Linux's here and there (POLLRDHUP is 0x4000 on FreeBSD,
 # and macOS has none), so they are paired by name: (ours, the system's).
@@ -34,20 +47,19 @@ BITS = [
         (UEvent.poll_hup, "POLLHUP"),
         (UEvent.poll_nval, "POLLNVAL"),
         (UEvent.poll_rdhup, "POLLRDHUP"),
+        # Old names for parts of IN and OUT, which epoll takes and so poll_event has no names for.
+        (0x40, "POLLRDNORM"),
+        (0x80, "POLLRDBAND"),
+        (0x100, "POLLWRNORM"),
+        (0x200, "POLLWRBAND"),
     )
     if (system := getattr(select, name, 0))
 ]
+NOT_OPEN = getattr(select, "POLLNVAL", 0)
+SAME_BITS = all(ours == system for ours, system in BITS)
 
 
-class SystemPoll(Protocol):
-    """A ``select.poll`` object, which the type checkers do not know on every platform."""
-
-    def register(self, fd: int, eventmask: int, /) -> None: ...
-    def unregister(self, fd: int, /) -> None: ...
-    def poll(self, timeout: float | None, /) -> list[tuple[int, int]]: ...
-
-
-class PollLoop(UserSpaceLoop):
+class PollLoop(SnapshotLoop):
     """``select.epoll`` on poll(2).
 
     Raises:
@@ -57,10 +69,9 @@ class PollLoop(UserSpaceLoop):
     call = "poll"
 
     def __init__(self, sizehint: int = -1, flags: int = 0) -> None:
-        super().__init__(sizehint, flags)
         self._poll = _system_poll()
-        # A poll object serves one call at a time; see _wait.
-        self._idle = [self._poll]
+        super().__init__(sizehint, flags)
+        self._poll.register(self._first_waker.number, _to_system(UEvent.poll_in))
 
     def _watch(self, number: int, mask: int) -> None:
         self._poll.register(number, _to_system(mask))
@@ -71,28 +82,23 @@ class PollLoop(UserSpaceLoop):
         except KeyError:
             pass  # a oneshot that has fired
 
-    def _wait(self, milliseconds: int | None) -> Iterable[Event]:
-        try:
-            poll = self._idle.pop()
-        except IndexError:
-            # Another thread is in it, or the code that a signal handler has interrupted to poll.
-            ready = self._copy().poll(milliseconds)
-        else:
-            try:
-                ready = poll.poll(milliseconds)
-            finally:
-                self._idle.append(poll)
-        events = [(number, _FROM_SYSTEM[mask]) for number, mask in ready]
-        for number, mask in events:
-            if mask & CLOSED:
-                self._drop(number)  # or it would be reported by every call from now on
-        return events
+    def _call(self, milliseconds: int | None, waker: Waker) -> Iterable[Event]:
+        # A poll object serves one call at a time.
+        poll = self._poll if waker is self._first_waker else self._copy(waker)
+        ready = poll.poll(milliseconds)
+        if ready and ready[0] == (waker.number, NOT_OPEN):  # it was registered first
+            raise OSError(errno.EBADF, "somebody has closed the descriptors of this loop itself")
+        if SAME_BITS:
+            return ready
+        return [(number, _FROM_SYSTEM[mask]) for number, mask in ready]
 
-    def _copy(self) -> SystemPoll:
+    def _copy(self, waker: Waker) -> SystemPoll:
         copy = _system_poll()
-        for number, interest in list(self._interests.items()):
-            if number in self._armed or not interest.mask & ONESHOT:
-                copy.register(number, _to_system(interest.mask))
+        copy.register(waker.number, _to_system(UEvent.poll_in))
+        with self._lock:
+            for number, interest in self._interests.items():
+                if interest.reported:
+                    copy.register(number, _to_system(interest.mask))
         return copy
 
 
