@@ -1,18 +1,25 @@
 """SelectLoop: epoll's contract on select(2), for any platform.
 
-select is the floor: every system has it, and it is all that Python has on Windows. It takes
-three sets of descriptors and says which are readable, which writable and which exceptional,
-at a cost of O(n) of those registered. The rules that make up for the rest are those of
-``interest.py``.
+select is the floor: every system has it. It takes three sets of descriptors and says which
+are readable, which writable and which exceptional, at a cost of O(n) of those registered. The
+rules that make up for the rest are those of ``interest.py`` and ``snapshot.py``; and what makes
+a descriptor readable is found out by the probes of ``probes.py``, which consume nothing.
 
-What it cannot see: ``poll_err``, ``poll_hup`` and ``poll_rdhup`` as such. An error or the end
-of a stream makes a descriptor readable or writable, and the next ``recv`` or ``send`` tells
-which. So who asks for neither ``poll_in`` nor ``poll_out`` is told of neither.
+Everything that is registered is in the set of readers, whatever was asked for, since an error
+and the end of a stream make a descriptor readable, and epoll tells of those unasked. Where it
+is something else that nobody has asked for, the descriptor is left out for the rest of the
+wait, which would not be one otherwise; so an end that comes after that is told by the next
+``poll``.
+
+What it cannot see: how many of the ends of a stream have ended while data waits (but on Linux,
+TCP), whether an error was read already, and an error on a datagram socket as such: that one
+is readable, and the next ``recv`` tells. ``FIDELITY.md`` has it situation by situation.
 
 What it cannot hold: on Unix descriptors of 1024 and more, on Windows more than 512 sockets.
 The one too many is refused by ``register``.
 
-On Windows it takes sockets alone; a failed connect makes them exceptional, not writable.
+On Windows it takes sockets alone. A failed connect makes them exceptional, not writable. Ctrl-C
+does not end the system's call, so a long wait is done in short ones.
 
 Not possible: ``poll_et`` and ``poll_exclusive``.
 """
@@ -24,10 +31,20 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Iterable
 
 from .event import UEvent
-from .interest import Event, UserSpaceLoop, is_open
+from .identity import is_open
+from .probes import probe_for
+from .snapshot import SnapshotLoop, Waker
+
+TYPE_CHECKING = False  # importing typing would cost more than all the rest
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .interest import Event
+    from .probes import Probe
+
+    Ready = tuple[list[int], list[int], list[int]]
 
 __all__ = ["SelectLoop"]
 
@@ -38,70 +55,83 @@ FD_SETSIZE = 512 if WINDOWS else 1024
 IN = int(UEvent.poll_in)
 PRI = int(UEvent.poll_pri)
 OUT = int(UEvent.poll_out)
-FAILED_CONNECT = int(UEvent.poll_in | UEvent.poll_out | UEvent.poll_err | UEvent.poll_hup)
+FAILED_CONNECT = int(UEvent.poll_in | UEvent.poll_out | UEvent.poll_err | UEvent.poll_hup | UEvent.poll_rdhup)
 NOT_OPEN = {errno.EBADF, getattr(errno, "WSAENOTSOCK", errno.EBADF)}
-LONGEST_SLEEP = 0.1  # seconds; what a registration by another thread may have to wait on Windows
+LONGEST_WAIT = 0.1  # seconds; after that Windows' Python can run its signal handlers
 
 
-class SelectLoop(UserSpaceLoop):
+class SelectLoop(SnapshotLoop):
     """``select.epoll`` on select(2)."""
 
     call = "select"
 
     def __init__(self, sizehint: int = -1, flags: int = 0) -> None:
+        # Dictionaries where sets would do, since they keep the order of registration.
+        self._readers: dict[int, Probe] = {}
+        self._writers: dict[int, None] = {}
+        self._exceptional: dict[int, None] = {}
         super().__init__(sizehint, flags)
-        self._readers: set[int] = set()
-        self._writers: set[int] = set()
-        self._exceptional: set[int] = set()
 
     def _watch(self, number: int, mask: int) -> None:
-        self._check_room(number)
-        _put(number, self._readers, mask & IN)
+        if number not in self._readers:
+            self._check_room(number)
+            self._readers[number] = probe_for(number)
         _put(number, self._writers, mask & OUT)
         # On Windows a failed connect shows here alone, whatever is asked for.
         _put(number, self._exceptional, WINDOWS or mask & PRI)
 
     def _forget(self, number: int) -> None:
-        for numbers in (self._readers, self._writers, self._exceptional):
-            numbers.discard(number)
+        self._readers.pop(number, None)
+        self._writers.pop(number, None)
+        self._exceptional.pop(number, None)
 
-    def _wait(self, milliseconds: int | None) -> Iterable[Event]:
+    def _call(self, milliseconds: int | None, waker: Waker) -> Iterable[Event]:
         seconds = None if milliseconds is None else milliseconds / 1000
+        if WINDOWS and (seconds is None or seconds > LONGEST_WAIT):
+            seconds = LONGEST_WAIT
+        deadline = None if seconds is None else time.monotonic() + seconds
+        unwanted: set[int] = set()
         while True:
-            if WINDOWS and not (self._readers or self._writers or self._exceptional):
-                # Winsock calls three empty sets an error (bpo-29256).
-                time.sleep(LONGEST_SLEEP if seconds is None else min(seconds, LONGEST_SLEEP))
-                return ()
+            readable, writable, exceptional = self._select(waker, unwanted, seconds)
+            masks = dict.fromkeys(writable, OUT)
+            for number in exceptional:
+                masks[number] = masks.get(number, 0) | self._meaning_of_exceptional(number)
+            seen = len(unwanted)
+            for number in readable:
+                mask = self._meaning_of_readable(number)
+                if mask:
+                    masks[number] = masks.get(number, 0) | mask
+                else:
+                    unwanted.add(number)
+            if masks or waker.number in readable or len(unwanted) == seen:
+                return masks.items()
+            if deadline is not None:
+                seconds = max(0, deadline - time.monotonic())
+
+    def _select(self, waker: Waker, unwanted: set[int], seconds: float | None) -> Ready:
+        while True:
+            readers = [number for number in self._readers.copy() if number not in unwanted]
+            if not WINDOWS or len(readers) < FD_SETSIZE:
+                # Where there is no room for it, a change has to wait for the end of a short wait.
+                readers.append(waker.number)
             try:
-                readable, writable, exceptional = select.select(
-                    self._readers, self._writers, self._exceptional, seconds
-                )
-                break
+                return select.select(readers, self._writers, self._exceptional, seconds)
             except OSError as error:
-                # One closed descriptor fails the call for all of them.
-                if error.errno not in NOT_OPEN:
+                if error.errno not in NOT_OPEN or not is_open(waker.number):
                     raise
+                # One closed descriptor fails the call for all of them.
                 self._drop_closed()
                 seconds = 0  # see what the others have; poll waits for what is left of the time
-        masks = dict.fromkeys(readable, IN)
-        for number in writable:
-            masks[number] = masks.get(number, 0) | OUT
-        for number in exceptional:
-            masks[number] = masks.get(number, 0) | self._meaning_of_exceptional(number)
-        return masks.items()
 
-    def _check_room(self, number: int) -> None:
-        if not WINDOWS and number >= FD_SETSIZE:
-            raise ValueError(
-                f"descriptor {number} does not fit into select, which takes numbers below {FD_SETSIZE}"
-            )
-        if WINDOWS and number not in self._interests and len(self._interests) >= FD_SETSIZE:
-            self._drop_closed()
-            if len(self._interests) >= FD_SETSIZE:
-                raise ValueError(
-                    f"descriptor {number} does not fit into select, "
-                    f"which takes {FD_SETSIZE} sockets on Windows"
-                )
+    def _meaning_of_readable(self, number: int) -> int:
+        """What is wanted of what a readable descriptor has."""
+        interest, probe = self._interests.get(number), self._readers.get(number)
+        if interest is None or probe is None:
+            return 0
+        try:
+            return probe(number) & interest.reported
+        except OSError:  # closed meanwhile, by another thread; or no probe works: let the program read
+            return IN & interest.reported
 
     def _meaning_of_exceptional(self, number: int) -> int:
         """Urgent data; or, on Windows, a connect that has failed, which a connected socket has not."""
@@ -110,20 +140,34 @@ class SelectLoop(UserSpaceLoop):
         interest = self._interests.get(number)
         if interest is None or not interest.mask & PRI:
             # Nobody asked for urgent data, and a connect that has succeeded cannot fail any more.
-            self._exceptional.discard(number)
+            self._exceptional.pop(number, None)
+            return 0
         return PRI
 
+    def _check_room(self, number: int) -> None:
+        if not WINDOWS and number >= FD_SETSIZE:
+            raise ValueError(
+                f"descriptor {number} does not fit into select, which takes numbers below {FD_SETSIZE}"
+            )
+        if WINDOWS and len(self._readers) >= FD_SETSIZE:
+            self._drop_closed()
+            if len(self._readers) >= FD_SETSIZE:
+                raise ValueError(
+                    f"socket {number} does not fit into select, which takes {FD_SETSIZE} sockets on Windows; "
+                    "AfdLoop takes any number"
+                )
+
     def _drop_closed(self) -> None:
-        for number in list(self._interests):
-            if not is_open(number):
-                self._drop(number)
+        for number, interest in list(self._interests.items()):
+            if number in self._readers and not is_open(number):
+                self._drop_stale(number, interest)
 
 
-def _put(number: int, numbers: set[int], wanted: int) -> None:
+def _put(number: int, numbers: dict[int, None], wanted: int) -> None:
     if wanted:
-        numbers.add(number)
+        numbers[number] = None
     else:
-        numbers.discard(number)
+        numbers.pop(number, None)
 
 
 def _is_connected(number: int) -> bool:

@@ -1,0 +1,1232 @@
+"""The catalogue of situations in which epoll and what imitates it must say the same.
+
+Each situation is a function that sets a stage and asks the loop. What is asked for is IN, PRI,
+OUT and RDHUP, unless a situation says otherwise. ``recordings/`` has what each loop said.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable
+
+from stage import EVERYTHING, NotHereError, Number, Play, Stage
+from uloop_events import EPOLLERR as ERR
+from uloop_events import EPOLLET as ET
+from uloop_events import EPOLLEXCLUSIVE as EXCLUSIVE
+from uloop_events import EPOLLHUP as HUP
+from uloop_events import EPOLLIN as IN
+from uloop_events import EPOLLONESHOT as ONESHOT
+from uloop_events import EPOLLOUT as OUT
+from uloop_events import EPOLLPRI as PRI
+from uloop_events import EPOLLRDHUP as RDHUP
+
+#: by name: "TCP: idle"
+CATALOGUE: dict[str, Play] = {}
+
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # which Windows has not, nor named pipes
+
+RDNORM = 0x40  # old names for IN and OUT that epoll still takes
+WRNORM = 0x100
+
+
+def situation(name: str) -> Callable[[Play], Play]:
+    def add(play: Play) -> Play:
+        assert name not in CATALOGUE, f"two situations are called {name!r}"
+        CATALOGUE[name] = play
+        return play
+
+    return add
+
+
+# A TCP connection
+
+
+@situation("TCP: idle")
+def _(stage: Stage) -> None:
+    ours, _ = stage.tcp_pair()
+    stage.look_at(ours)
+
+
+@situation("TCP: data waits")
+def _(stage: Stage) -> None:
+    stage.look_at(with_data(stage))
+
+
+@situation("TCP: data waits, asked for IN")
+def _(stage: Stage) -> None:
+    stage.look_at(with_data(stage), IN)
+
+
+@situation("TCP: data waits, asked for OUT")
+def _(stage: Stage) -> None:
+    stage.look_at(with_data(stage), OUT)
+
+
+@situation("TCP: data waits, then is read")
+def _(stage: Stage) -> None:
+    ours = with_data(stage)
+    stage.look_at(ours)
+    ours.recv(1)
+    stage.poll()
+
+
+@situation("TCP: no room to send")
+def _(stage: Stage) -> None:
+    ours, _ = stage.tcp_pair()
+    stage.fill(ours)
+    stage.look_at(ours)
+
+
+@situation("TCP: no room to send, data waits")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.tcp_pair()
+    stage.fill(ours)
+    theirs.send(b"x")
+    stage.until(ours, "r")
+    stage.look_at(ours)
+
+
+@situation("TCP: peer sends no more")
+def _(stage: Stage) -> None:
+    stage.look_at(half_closed(stage))
+
+
+@situation("TCP: peer sends no more, asked for IN")
+def _(stage: Stage) -> None:
+    stage.look_at(half_closed(stage), IN)
+
+
+@situation("TCP: peer sends no more, asked for OUT")
+def _(stage: Stage) -> None:
+    stage.look_at(half_closed(stage), OUT)
+
+
+@situation("TCP: peer sends no more, asked for RDHUP")
+def _(stage: Stage) -> None:
+    stage.look_at(half_closed(stage), RDHUP)
+
+
+@situation("TCP: peer sends no more, asked for nothing")
+def _(stage: Stage) -> None:
+    stage.look_at(half_closed(stage), 0)
+
+
+@situation("TCP: peer sends no more, data unread")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.tcp_pair()
+    theirs.send(b"x")
+    theirs.shutdown(socket.SHUT_WR)
+    settle(stage, ours)
+    stage.look_at(ours)
+
+
+@situation("TCP: peer has closed")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.tcp_pair()
+    theirs.close()
+    stage.until(ours, "r")
+    stage.look_at(ours)
+
+
+@situation("TCP: peer has closed, data unread")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.tcp_pair()
+    theirs.send(b"x")
+    theirs.close()
+    settle(stage, ours)
+    stage.look_at(ours)
+
+
+@situation("TCP: peer has closed, no room to send")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.tcp_pair()
+    stage.fill(ours)
+    theirs.shutdown(socket.SHUT_WR)
+    stage.until(ours, "r")
+    stage.look_at(ours)
+
+
+@situation("TCP: we send no more")
+def _(stage: Stage) -> None:
+    ours, _ = stage.tcp_pair()
+    ours.shutdown(socket.SHUT_WR)
+    stage.look_at(ours)
+
+
+@situation("TCP: we read no more")
+def _(stage: Stage) -> None:
+    ours, _ = stage.tcp_pair()
+    ours.shutdown(socket.SHUT_RD)
+    stage.look_at(ours)
+
+
+@situation("TCP: we send and read no more")
+def _(stage: Stage) -> None:
+    ours, _ = stage.tcp_pair()
+    ours.shutdown(socket.SHUT_RDWR)
+    stage.look_at(ours)
+
+
+@situation("TCP: neither side sends any more, peer first")
+def _(stage: Stage) -> None:
+    stage.look_at(over(stage))
+
+
+@situation("TCP: neither side sends any more, we first")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.tcp_pair()
+    ours.shutdown(socket.SHUT_WR)
+    stage.until(theirs, "r")
+    theirs.shutdown(socket.SHUT_WR)
+    stage.until(ours, "r")
+    stage.look_at(ours)
+
+
+@situation("TCP: neither side sends any more, asked for IN")
+def _(stage: Stage) -> None:
+    stage.look_at(over(stage), IN)
+
+
+@situation("TCP: neither side sends any more, asked for nothing")
+def _(stage: Stage) -> None:
+    stage.look_at(over(stage), 0)
+
+
+@situation("TCP: peer sends no more, then we send no more, while watched")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.tcp_pair()
+    stage.look_at(ours)
+    theirs.shutdown(socket.SHUT_WR)
+    stage.until(ours, "r")
+    stage.poll()
+    ours.shutdown(socket.SHUT_WR)
+    stage.poll()
+
+
+@situation("TCP: reset by peer")
+def _(stage: Stage) -> None:
+    stage.look_at(reset(stage))
+
+
+@situation("TCP: reset by peer, asked for IN")
+def _(stage: Stage) -> None:
+    stage.look_at(reset(stage), IN)
+
+
+@situation("TCP: reset by peer, asked for OUT")
+def _(stage: Stage) -> None:
+    stage.look_at(reset(stage), OUT)
+
+
+@situation("TCP: reset by peer, asked for nothing")
+def _(stage: Stage) -> None:
+    stage.look_at(reset(stage), 0)
+
+
+@situation("TCP: reset by peer, seen by two polls, then by recv")
+def _(stage: Stage) -> None:
+    ours = reset(stage)
+    stage.look_at(ours)
+    stage.poll()
+    try:
+        ours.recv(1)
+        stage.said.append("recv: no error")
+    except ConnectionResetError:
+        stage.said.append("recv: ECONNRESET")
+    stage.poll()
+
+
+@situation("TCP: we have connected, reset by peer")
+def _(stage: Stage) -> None:
+    theirs, ours = stage.tcp_pair()
+    stage.register(ours)
+    stage.reset(theirs)
+    stage.until(ours, "r")
+    stage.poll()
+
+
+@situation("TCP: we have connected, neither side sends any more")
+def _(stage: Stage) -> None:
+    theirs, ours = stage.tcp_pair()
+    ours.send(b"x")
+    stage.register(ours)
+    ours.shutdown(socket.SHUT_WR)
+    stage.until(theirs, "r")
+    theirs.shutdown(socket.SHUT_WR)
+    stage.until(ours, "r")
+    stage.poll()
+
+
+@situation("TCP: peer has closed and we have sent")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.tcp_pair()
+    theirs.close()
+    stage.until(ours, "r")
+    ours.send(b"x")
+    settle(stage, ours)
+    stage.look_at(ours)
+
+
+@situation("TCP: urgent data")
+def _(stage: Stage) -> None:
+    stage.look_at(with_urgent_data(stage))
+
+
+@situation("TCP: urgent data, asked for IN and OUT")
+def _(stage: Stage) -> None:
+    stage.look_at(with_urgent_data(stage), IN | OUT)
+
+
+@situation("TCP: urgent data, asked for PRI")
+def _(stage: Stage) -> None:
+    stage.look_at(with_urgent_data(stage), PRI)
+
+
+@situation("TCP: urgent data, then it is read")
+def _(stage: Stage) -> None:
+    ours = with_urgent_data(stage)
+    stage.look_at(ours)
+    ours.recv(1, socket.MSG_OOB)
+    stage.poll()
+
+
+@situation("TCP: urgent data inline")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.tcp_pair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+    theirs.send(b"!", socket.MSG_OOB)
+    stage.until(ours, "r")
+    stage.look_at(ours)
+
+
+@situation("TCP: urgent and ordinary data")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.tcp_pair()
+    theirs.send(b"x")
+    theirs.send(b"!", socket.MSG_OOB)
+    stage.until(ours, "x")
+    stage.until(ours, "r")
+    stage.look_at(ours)
+
+
+# A TCP socket that is not connected
+
+
+@situation("TCP, not connected: fresh")
+def _(stage: Stage) -> None:
+    stage.look_at(stage.keep(socket.socket()))
+
+
+@situation("TCP, not connected: fresh, asked for nothing")
+def _(stage: Stage) -> None:
+    stage.look_at(stage.keep(socket.socket()), 0)
+
+
+@situation("TCP, not connected: bound")
+def _(stage: Stage) -> None:
+    sock = stage.keep(socket.socket())
+    sock.bind(("127.0.0.1", 0))
+    stage.look_at(sock)
+
+
+@situation("TCP, not connected: connecting")
+def _(stage: Stage) -> None:
+    stage.look_at(connecting(stage))
+
+
+@situation("TCP, not connected: connecting, closed by us")
+def _(stage: Stage) -> None:
+    client = connecting(stage)
+    stage.register(client)
+    client.close()
+    stage.poll()
+
+
+@situation("TCP, not connected: connected while watched")
+def _(stage: Stage) -> None:
+    listener = stage.tcp_listener()
+    client = stage.keep(socket.socket())
+    client.setblocking(False)
+    client.connect_ex(listener.getsockname())
+    stage.register(client)
+    stage.poll(timeout=10)
+
+
+@situation("TCP, not connected: refused")
+def _(stage: Stage) -> None:
+    stage.look_at(refused(stage))
+
+
+@situation("TCP, not connected: refused while watched")
+def _(stage: Stage) -> None:
+    client = stage.tcp_client(stage.closed_port())
+    stage.register(client)
+    stage.poll(timeout=10)
+
+
+@situation("TCP, not connected: refused, asked for IN")
+def _(stage: Stage) -> None:
+    stage.look_at(refused(stage), IN)
+
+
+@situation("TCP, not connected: refused, asked for OUT")
+def _(stage: Stage) -> None:
+    stage.look_at(refused(stage), OUT)
+
+
+@situation("TCP, not connected: refused, asked for nothing")
+def _(stage: Stage) -> None:
+    stage.look_at(refused(stage), 0)
+
+
+@situation("TCP, not connected: refused, seen by two polls, then by SO_ERROR")
+def _(stage: Stage) -> None:
+    client = refused(stage)
+    stage.look_at(client)
+    stage.poll()
+    code = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    stage.said.append("SO_ERROR: an error" if code else "SO_ERROR: none")
+    stage.poll()
+
+
+# A listening TCP socket
+
+
+@situation("listening: nobody has come")
+def _(stage: Stage) -> None:
+    stage.look_at(stage.tcp_listener())
+
+
+@situation("listening: somebody has connected")
+def _(stage: Stage) -> None:
+    stage.look_at(wanted(stage))
+
+
+@situation("listening: somebody has connected, asked for OUT")
+def _(stage: Stage) -> None:
+    stage.look_at(wanted(stage), OUT)
+
+
+@situation("listening: somebody has connected, then is accepted")
+def _(stage: Stage) -> None:
+    listener = wanted(stage)
+    stage.look_at(listener)
+    stage.keep(listener.accept()[0])
+    stage.poll()
+
+
+@situation("listening: two have connected, one is accepted")
+def _(stage: Stage) -> None:
+    listener = wanted(stage)
+    stage.keep(socket.create_connection(listener.getsockname()))
+    stage.keep(listener.accept()[0])
+    stage.until(listener, "r")
+    stage.look_at(listener)
+
+
+@situation("listening: somebody has connected and closed")
+def _(stage: Stage) -> None:
+    listener = stage.tcp_listener()
+    socket.create_connection(listener.getsockname()).close()
+    stage.until(listener, "r")
+    stage.look_at(listener)
+
+
+@situation("listening: shut down")
+def _(stage: Stage) -> None:
+    listener = stage.tcp_listener()
+    try:
+        listener.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        raise NotHereError("a listening socket cannot be shut down here") from None
+    stage.look_at(listener)
+
+
+# UDP
+
+
+@situation("UDP: idle")
+def _(stage: Stage) -> None:
+    stage.look_at(stage.udp())
+
+
+@situation("UDP: a datagram waits")
+def _(stage: Stage) -> None:
+    stage.look_at(with_datagram(stage, b"x"))
+
+
+@situation("UDP: a datagram waits, asked for OUT")
+def _(stage: Stage) -> None:
+    stage.look_at(with_datagram(stage, b"x"), OUT)
+
+
+@situation("UDP: an empty datagram waits")
+def _(stage: Stage) -> None:
+    stage.look_at(with_datagram(stage, b""))
+
+
+@situation("UDP: two datagrams wait, one is read")
+def _(stage: Stage) -> None:
+    receiver = with_datagram(stage, b"x")
+    stage.udp().sendto(b"y", receiver.getsockname())
+    receiver.recv(1)
+    stage.until(receiver, "r")
+    stage.look_at(receiver)
+
+
+@situation("UDP: refused")
+def _(stage: Stage) -> None:
+    stage.look_at(stage.udp_refused())
+
+
+@situation("UDP: refused, asked for IN")
+def _(stage: Stage) -> None:
+    stage.look_at(stage.udp_refused(), IN)
+
+
+@situation("UDP: refused, asked for nothing")
+def _(stage: Stage) -> None:
+    stage.look_at(stage.udp_refused(), 0)
+
+
+@situation("UDP: refused, seen by two polls, then by SO_ERROR")
+def _(stage: Stage) -> None:
+    client = stage.udp_refused()
+    stage.look_at(client)
+    stage.poll()
+    code = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    stage.said.append("SO_ERROR: an error" if code else "SO_ERROR: none")
+    stage.poll()
+
+
+@situation("UDP: we read no more")
+def _(stage: Stage) -> None:
+    sock = stage.udp()
+    sock.connect(sock.getsockname())
+    sock.shutdown(socket.SHUT_RD)
+    stage.look_at(sock)
+
+
+@situation("UDP: we send and read no more")
+def _(stage: Stage) -> None:
+    sock = stage.udp()
+    sock.connect(sock.getsockname())
+    sock.shutdown(socket.SHUT_RDWR)
+    stage.look_at(sock)
+
+
+# Unix sockets
+
+
+@situation("Unix stream: idle")
+def _(stage: Stage) -> None:
+    ours, _ = stage.unix_pair()
+    stage.look_at(ours)
+
+
+@situation("Unix stream: data waits")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.unix_pair()
+    theirs.send(b"x")
+    stage.look_at(ours)
+
+
+@situation("Unix stream: no room to send")
+def _(stage: Stage) -> None:
+    ours, _ = stage.unix_pair()
+    stage.fill(ours)
+    stage.look_at(ours)
+
+
+@situation("Unix stream: peer sends no more")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.unix_pair()
+    theirs.shutdown(socket.SHUT_WR)
+    stage.look_at(ours)
+
+
+@situation("Unix stream: peer sends no more, data unread")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.unix_pair()
+    theirs.send(b"x")
+    theirs.shutdown(socket.SHUT_WR)
+    stage.look_at(ours)
+
+
+@situation("Unix stream: peer has closed")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.unix_pair()
+    theirs.close()
+    stage.look_at(ours)
+
+
+@situation("Unix stream: peer has closed, asked for IN")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.unix_pair()
+    theirs.close()
+    stage.look_at(ours, IN)
+
+
+@situation("Unix stream: peer has closed, asked for OUT")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.unix_pair()
+    theirs.close()
+    stage.look_at(ours, OUT)
+
+
+@situation("Unix stream: peer has closed, asked for nothing")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.unix_pair()
+    theirs.close()
+    stage.look_at(ours, 0)
+
+
+@situation("Unix stream: peer has closed, data unread")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.unix_pair()
+    theirs.send(b"x")
+    theirs.close()
+    stage.look_at(ours)
+
+
+@situation("Unix stream: peer has closed without reading our data")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.unix_pair()
+    ours.send(b"x")
+    theirs.close()
+    stage.look_at(ours)
+
+
+@situation("Unix stream: we send no more")
+def _(stage: Stage) -> None:
+    ours, _ = stage.unix_pair()
+    ours.shutdown(socket.SHUT_WR)
+    stage.look_at(ours)
+
+
+@situation("Unix stream: we send and read no more")
+def _(stage: Stage) -> None:
+    ours, _ = stage.unix_pair()
+    ours.shutdown(socket.SHUT_RDWR)
+    stage.look_at(ours)
+
+
+@situation("Unix stream: not connected")
+def _(stage: Stage) -> None:
+    stage.look_at(stage.unix_socket())
+
+
+@situation("Unix stream: listening, nobody has come")
+def _(stage: Stage) -> None:
+    listener = stage.unix_socket()
+    listener.bind(str(stage.folder / "listener"))
+    listener.listen()
+    stage.look_at(listener)
+
+
+@situation("Unix stream: listening, somebody has connected")
+def _(stage: Stage) -> None:
+    listener = stage.unix_socket()
+    listener.bind(str(stage.folder / "listener"))
+    listener.listen()
+    stage.unix_socket().connect(listener.getsockname())
+    stage.look_at(listener)
+
+
+@situation("Unix datagram: idle")
+def _(stage: Stage) -> None:
+    ours, _ = stage.unix_pair(socket.SOCK_DGRAM)
+    stage.look_at(ours)
+
+
+@situation("Unix datagram: a datagram waits")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.unix_pair(socket.SOCK_DGRAM)
+    theirs.send(b"x")
+    stage.look_at(ours)
+
+
+@situation("Unix datagram: no room to send")
+def _(stage: Stage) -> None:
+    ours, _ = stage.unix_pair(socket.SOCK_DGRAM)
+    ours.setblocking(False)
+    try:
+        while True:
+            ours.send(b"x")
+    except OSError:
+        pass
+    stage.look_at(ours)
+
+
+@situation("Unix datagram: peer has closed")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.unix_pair(socket.SOCK_DGRAM)
+    theirs.close()
+    stage.look_at(ours)
+
+
+@situation("Unix seqpacket: peer has closed")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.unix_pair(socket.SOCK_SEQPACKET)
+    theirs.close()
+    stage.look_at(ours)
+
+
+# Pipes
+
+
+@situation("pipe, reader: empty")
+def _(stage: Stage) -> None:
+    reader, _ = stage.pipe()
+    stage.look_at(reader)
+
+
+@situation("pipe, reader: data waits")
+def _(stage: Stage) -> None:
+    reader, writer = stage.pipe()
+    writer.write(b"x")
+    stage.look_at(reader)
+
+
+@situation("pipe, reader: writer has closed, data unread")
+def _(stage: Stage) -> None:
+    reader, writer = stage.pipe()
+    writer.write(b"x")
+    writer.close()
+    stage.look_at(reader)
+
+
+@situation("pipe, reader: writer has closed, all is read")
+def _(stage: Stage) -> None:
+    reader, writer = stage.pipe()
+    writer.close()
+    stage.look_at(reader)
+
+
+@situation("pipe, reader: writer has closed, asked for nothing")
+def _(stage: Stage) -> None:
+    reader, writer = stage.pipe()
+    writer.close()
+    stage.look_at(reader, 0)
+
+
+@situation("pipe, reader: data waits, asked for nothing")
+def _(stage: Stage) -> None:
+    reader, writer = stage.pipe()
+    writer.write(b"x")
+    stage.look_at(reader, 0)
+
+
+@situation("pipe, writer: room to write")
+def _(stage: Stage) -> None:
+    _, writer = stage.pipe()
+    stage.look_at(writer)
+
+
+@situation("pipe, writer: full")
+def _(stage: Stage) -> None:
+    _, writer = stage.pipe()
+    stage.fill_pipe(writer)
+    stage.look_at(writer)
+
+
+@situation("pipe, writer: reader has closed")
+def _(stage: Stage) -> None:
+    reader, writer = stage.pipe()
+    reader.close()
+    stage.look_at(writer)
+
+
+@situation("pipe, writer: reader has closed, asked for IN")
+def _(stage: Stage) -> None:
+    reader, writer = stage.pipe()
+    reader.close()
+    stage.look_at(writer, IN)
+
+
+@situation("pipe, writer: reader has closed, asked for nothing")
+def _(stage: Stage) -> None:
+    reader, writer = stage.pipe()
+    reader.close()
+    stage.look_at(writer, 0)
+
+
+@situation("pipe, writer: full, reader has closed")
+def _(stage: Stage) -> None:
+    reader, writer = stage.pipe()
+    stage.fill_pipe(writer)
+    reader.close()
+    stage.look_at(writer)
+
+
+@situation("named pipe, reader: nobody has opened it for writing")
+def _(stage: Stage) -> None:
+    path = stage.fifo()
+    stage.look_at(stage.file(os.open(path, os.O_RDONLY | NONBLOCK)))
+
+
+@situation("named pipe, reader: a writer has come and gone")
+def _(stage: Stage) -> None:
+    path = stage.fifo()
+    reader = stage.file(os.open(path, os.O_RDONLY | NONBLOCK))
+    os.close(os.open(path, os.O_WRONLY | NONBLOCK))
+    stage.look_at(reader)
+
+
+@situation("named pipe, reader: a writer has gone, another has come")
+def _(stage: Stage) -> None:
+    path = stage.fifo()
+    reader = stage.file(os.open(path, os.O_RDONLY | NONBLOCK))
+    os.close(os.open(path, os.O_WRONLY | NONBLOCK))
+    stage.look_at(reader)
+    stage.file(os.open(path, os.O_WRONLY | NONBLOCK), "w")
+    stage.poll()
+
+
+# Pseudo-terminals
+
+
+@situation("terminal: idle")
+def _(stage: Stage) -> None:
+    _, terminal = stage.terminal()
+    stage.look_at(terminal)
+
+
+@situation("terminal: data waits")
+def _(stage: Stage) -> None:
+    controller, terminal = stage.terminal()
+    controller.write(b"x")
+    stage.until(terminal, "r")
+    stage.look_at(terminal)
+
+
+@situation("terminal: the controlling side has closed")
+def _(stage: Stage) -> None:
+    controller, terminal = stage.terminal()
+    controller.close()
+    stage.look_at(terminal)
+
+
+@situation("terminal: the controlling side has closed, asked for OUT")
+def _(stage: Stage) -> None:
+    controller, terminal = stage.terminal()
+    controller.close()
+    stage.look_at(terminal, OUT)
+
+
+@situation("controlling side of a terminal: idle")
+def _(stage: Stage) -> None:
+    controller, _terminal = stage.terminal()
+    stage.look_at(controller)
+
+
+@situation("controlling side of a terminal: data waits")
+def _(stage: Stage) -> None:
+    controller, terminal = stage.terminal()
+    terminal.write(b"x")
+    stage.until(controller, "r")
+    stage.look_at(controller)
+
+
+@situation("controlling side of a terminal: the terminal has closed")
+def _(stage: Stage) -> None:
+    controller, terminal = stage.terminal()
+    terminal.close()
+    stage.until(controller, "r")
+    stage.look_at(controller)
+
+
+# Files and devices
+
+
+@situation("file: a regular file")
+def _(stage: Stage) -> None:
+    path = stage.folder / "file"
+    path.write_bytes(b"x")
+    stage.look_at(stage.file(os.open(path, os.O_RDONLY)))
+
+
+@situation("file: a directory")
+def _(stage: Stage) -> None:
+    try:
+        number = os.open(stage.folder, os.O_RDONLY)
+    except PermissionError:
+        raise NotHereError("a directory cannot be opened here") from None
+    stage.register(Number(number))
+    os.close(number)
+
+
+@situation("file: /dev/null")
+def _(stage: Stage) -> None:
+    stage.look_at(stage.device("/dev/null"))
+
+
+@situation("file: /dev/zero")
+def _(stage: Stage) -> None:
+    stage.look_at(stage.device("/dev/zero"))
+
+
+@situation("file: /dev/urandom")
+def _(stage: Stage) -> None:
+    stage.look_at(stage.device("/dev/urandom"))
+
+
+@situation("file: /proc/mounts")
+def _(stage: Stage) -> None:
+    stage.look_at(stage.device("/proc/mounts"))
+
+
+@situation("eventfd: zero, then not")
+def _(stage: Stage) -> None:
+    if sys.platform != "linux":
+        raise NotHereError("there is no eventfd here")
+    counter = stage.file(os.eventfd(0), "r+")
+    stage.look_at(counter)
+    os.eventfd_write(counter.fileno(), 1)
+    stage.poll()
+
+
+@situation("another epoll: idle, then ready")
+def _(stage: Stage) -> None:
+    if sys.platform != "linux":
+        raise NotHereError("there is no epoll here")
+    ours, theirs = stage.unix_pair()
+    inner = select.epoll()
+    stage.stack.callback(inner.close)
+    inner.register(ours, IN)
+    stage.look_at(inner)
+    theirs.send(b"x")
+    stage.poll()
+
+
+# What is registered, and for what
+
+
+@situation("rules: registered twice")
+def _(stage: Stage) -> None:
+    ours, _ = stage.tcp_pair()
+    stage.look_at(ours)
+    stage.register(ours, IN)
+    stage.poll()
+
+
+@situation("rules: not registered")
+def _(stage: Stage) -> None:
+    ours, _ = stage.tcp_pair()
+    stage.modify(ours, IN)
+    stage.unregister(ours)
+
+
+@situation("rules: not open")
+def _(stage: Stage) -> None:
+    gone = not_open(stage)
+    stage.register(gone)
+    stage.modify(gone, IN)
+    stage.unregister(gone)
+
+
+@situation("rules: unregistered")
+def _(stage: Stage) -> None:
+    ours = with_data(stage)
+    stage.look_at(ours)
+    stage.unregister(ours)
+    stage.poll()
+    stage.register(ours)
+    stage.poll()
+
+
+@situation("rules: modified")
+def _(stage: Stage) -> None:
+    ours = with_data(stage)
+    stage.look_at(ours, IN)
+    for asked in (OUT, IN | OUT, 0, IN):
+        stage.modify(ours, asked)
+        stage.poll()
+
+
+@situation("rules: closed while registered")
+def _(stage: Stage) -> None:
+    ours = with_data(stage)
+    gone = Number(ours.fileno())
+    stage.register(ours)
+    ours.close()
+    stage.poll()
+    stage.modify(gone, IN)
+    stage.unregister(gone)
+
+
+@situation("rules: closed while registered, others go on")
+def _(stage: Stage) -> None:
+    ours = with_data(stage)
+    other = with_data(stage)
+    stage.register(ours)
+    stage.register(other)
+    ours.close()
+    stage.poll()
+
+
+@situation("rules: closed, its number used again, not registered again")
+def _(stage: Stage) -> None:
+    ours, _ = stage.tcp_pair()
+    number = ours.fileno()
+    stage.register(ours)
+    ours.close()
+    again = stage.take_number_of(number)
+    stage.poll()
+    stage.unregister(again)
+
+
+@situation("rules: closed, its number used and registered again")
+def _(stage: Stage) -> None:
+    ours, _ = stage.tcp_pair()
+    number = ours.fileno()
+    stage.register(ours)
+    ours.close()
+    again = stage.take_number_of(number)
+    stage.register(again, OUT)
+    stage.poll()
+    stage.unregister(again)
+    stage.poll()
+
+
+@situation("rules: closed while a duplicate lives")
+def _(stage: Stage) -> None:
+    ours = with_data(stage)
+    stage.keep(ours.dup())
+    gone = Number(ours.fileno())
+    stage.register(ours)
+    ours.close()
+    stage.poll()
+    stage.unregister(gone)
+
+
+@situation("rules: two duplicates")
+def _(stage: Stage) -> None:
+    ours = with_data(stage)
+    stage.register(ours, IN)
+    stage.register(stage.keep(ours.dup()), OUT)
+    stage.poll()
+
+
+@situation("rules: asked for nothing, idle")
+def _(stage: Stage) -> None:
+    ours, _ = stage.tcp_pair()
+    stage.look_at(ours, 0)
+
+
+@situation("rules: asked for nothing, data waits")
+def _(stage: Stage) -> None:
+    stage.look_at(with_data(stage), 0)
+
+
+@situation("rules: asked for ERR and HUP, idle")
+def _(stage: Stage) -> None:
+    ours, _ = stage.tcp_pair()
+    stage.look_at(ours, ERR | HUP)
+
+
+@situation("rules: asked for a bit that means nothing")
+def _(stage: Stage) -> None:
+    stage.look_at(with_data(stage), IN | 0x20 | 1 << 20)
+
+
+@situation("rules: asked for RDNORM and WRNORM")
+def _(stage: Stage) -> None:
+    stage.look_at(with_data(stage), RDNORM | WRNORM)
+
+
+@situation("rules: asked for changes, not states (poll_et)")
+def _(stage: Stage) -> None:
+    ours = with_data(stage)
+    stage.look_at(ours, IN | ET)
+    stage.poll()
+
+
+@situation("rules: asked to wake one of several (poll_exclusive)")
+def _(stage: Stage) -> None:
+    stage.look_at(with_data(stage), IN | EXCLUSIVE)
+
+
+@situation("oneshot: reported once")
+def _(stage: Stage) -> None:
+    ours = with_data(stage)
+    stage.look_at(ours, IN | ONESHOT)
+    stage.poll()
+
+
+@situation("oneshot: reported once, then the peer closes")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.tcp_pair()
+    stage.look_at(ours, EVERYTHING | ONESHOT)
+    stage.reset(theirs)
+    stage.until(ours, "r")
+    stage.poll()
+
+
+@situation("oneshot: one direction fires, both are silent")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.tcp_pair()
+    stage.look_at(ours, IN | OUT | ONESHOT)
+    theirs.send(b"x")
+    stage.until(ours, "r")
+    stage.poll()
+
+
+@situation("oneshot: modified, it fires again")
+def _(stage: Stage) -> None:
+    ours = with_data(stage)
+    stage.look_at(ours, IN | ONESHOT)
+    stage.modify(ours, IN | ONESHOT)
+    stage.poll()
+    stage.poll()
+
+
+@situation("oneshot: modified before it fires")
+def _(stage: Stage) -> None:
+    ours, theirs = stage.tcp_pair()
+    stage.look_at(ours, IN | ONESHOT)
+    stage.modify(ours, IN)
+    theirs.send(b"x")
+    stage.until(ours, "r")
+    stage.poll()
+    stage.poll()
+
+
+@situation("oneshot: fired, it is still registered")
+def _(stage: Stage) -> None:
+    ours = with_data(stage)
+    stage.look_at(ours, IN | ONESHOT)
+    stage.register(ours, IN)
+    stage.unregister(ours)
+    stage.register(ours, IN)
+    stage.poll()
+
+
+@situation("oneshot: asked for nothing, reset by peer")
+def _(stage: Stage) -> None:
+    ours = reset(stage)
+    stage.look_at(ours, ONESHOT)
+    stage.poll()
+
+
+@situation("turns: three are ready, one at a time")
+def _(stage: Stage) -> None:
+    for _ in range(3):
+        ours, _theirs = stage.tcp_pair()
+        stage.register(ours, OUT)
+    for _ in range(6):
+        stage.poll(maxevents=1)
+
+
+@situation("turns: five are ready, two at a time")
+def _(stage: Stage) -> None:
+    for _ in range(5):
+        ours, _theirs = stage.tcp_pair()
+        stage.register(ours, OUT)
+    for _ in range(5):
+        stage.poll(maxevents=2)
+
+
+@situation("rules: closed loop")
+def _(stage: Stage) -> None:
+    ours, _ = stage.tcp_pair()
+    stage.register(ours)
+    stage.loop.close()
+    stage.poll()
+    stage.register(ours)
+    stage.modify(ours, IN)
+    stage.unregister(ours)
+
+
+# What several situations begin with
+
+
+def with_data(stage: Stage) -> socket.socket:
+    ours, theirs = stage.tcp_pair()
+    theirs.send(b"x")
+    stage.until(ours, "r")
+    return ours
+
+
+def with_urgent_data(stage: Stage) -> socket.socket:
+    ours, theirs = stage.tcp_pair()
+    theirs.send(b"!", socket.MSG_OOB)
+    stage.until(ours, "x")
+    return ours
+
+
+def half_closed(stage: Stage) -> socket.socket:
+    ours, theirs = stage.tcp_pair()
+    theirs.shutdown(socket.SHUT_WR)
+    stage.until(ours, "r")
+    return ours
+
+
+def over(stage: Stage) -> socket.socket:
+    ours, theirs = stage.tcp_pair()
+    theirs.shutdown(socket.SHUT_WR)
+    stage.until(ours, "r")
+    ours.shutdown(socket.SHUT_WR)
+    stage.until(theirs, "r")
+    return ours
+
+
+def reset(stage: Stage) -> socket.socket:
+    ours, theirs = stage.tcp_pair()
+    stage.reset(theirs)
+    stage.until(ours, "r")
+    return ours
+
+
+def refused(stage: Stage) -> socket.socket:
+    client = stage.tcp_client(stage.closed_port())
+    readable, writable, exceptional = select.select([client], [client], [client], 10)
+    assert readable or writable or exceptional, "the connection was not refused"
+    return client
+
+
+def connecting(stage: Stage) -> socket.socket:
+    """A socket that waits for an answer which never comes: the listener has no place for more."""
+    listener = stage.tcp_listener(backlog=0)
+    clients = []
+    for _ in range(10):
+        client = stage.tcp_client(listener.getsockname())
+        clients.append(client)
+        if not select.select([], [client], [], 0.2)[1]:
+            return client
+    raise NotHereError("a listener takes more connections than its backlog here")
+
+
+def wanted(stage: Stage) -> socket.socket:
+    listener = stage.tcp_listener()
+    stage.keep(socket.create_connection(listener.getsockname()))
+    stage.until(listener, "r")
+    return listener
+
+
+def with_datagram(stage: Stage, data: bytes) -> socket.socket:
+    receiver = stage.udp()
+    stage.udp().sendto(data, receiver.getsockname())
+    stage.until(receiver, "r")
+    return receiver
+
+
+def not_open(stage: Stage) -> Number:
+    """The number of a socket that was open a moment ago."""
+    sock = socket.socket()
+    number = Number(sock.fileno())
+    sock.close()
+    return number
+
+
+def settle(stage: Stage, ours: socket.socket) -> None:
+    """Wait until the end of what the peer sent has come, too, where the system can tell."""
+    if sys.platform == "linux":
+        poll = select.poll()
+        poll.register(ours, select.POLLRDHUP)
+        assert poll.poll(10_000), "it has not come"
+    else:
+        stage.until(ours, "r")

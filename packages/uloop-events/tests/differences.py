@@ -1,0 +1,88 @@
+"""Why a loop's recording differs from epoll's, situation by situation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Difference:
+    verdict: str  # "approximate" or "impossible"
+    reason: str
+
+
+def approximate(reason: str, *situations: str) -> dict[str, Difference]:
+    return dict.fromkeys(situations, Difference("approximate", reason))
+
+
+def impossible(reason: str, *situations: str) -> dict[str, Difference]:
+    return dict.fromkeys(situations, Difference("impossible", reason))
+
+
+EPOLL_ALONE = {
+    **impossible(
+        "epoll alone reports changes instead of states. It cannot be imitated without seeing what the "
+        "program reads and writes, so it is refused.",
+        "rules: asked for changes, not states (poll_et)",
+    ),
+    **impossible(
+        "epoll alone wakes one of several. It is refused, not ignored.",
+        "rules: asked to wake one of several (poll_exclusive)",
+    ),
+}
+NO_DUPLICATES = approximate(
+    "epoll watches the open file, and reports the number that it was registered with for as long as a "
+    "duplicate is open. This loop knows numbers alone, and drops one when it is closed.",
+    "rules: closed while a duplicate lives",
+)
+SELECT = {
+    **EPOLL_ALONE,
+    **NO_DUPLICATES,
+    **approximate(
+        "select has no names for the parts of IN and OUT.",
+        "rules: asked for RDNORM and WRNORM",
+    ),
+}
+
+DIFFERENCES: dict[str, dict[str, Difference]] = {
+    "PollLoop-linux": {**EPOLL_ALONE, **NO_DUPLICATES},
+    "SelectLoop-linux": {
+        **SELECT,
+        **approximate(
+            "Whether the program has read the error already cannot be known without taking it: ERR stays.",
+            "TCP: reset by peer, seen by two polls, then by recv",
+            "TCP, not connected: refused, seen by two polls, then by SO_ERROR",
+        ),
+        **approximate(
+            "An error on a datagram socket cannot be told from an empty datagram without taking it: it is "
+            "reported as something to read, to who asks for IN, and the next recv or send raises it.",
+            "UDP: refused",
+            "UDP: refused, asked for IN",
+            "UDP: refused, asked for nothing",
+            "UDP: refused, seen by two polls, then by SO_ERROR",
+        ),
+        **approximate(
+            "That a datagram or seqpacket socket was shut down shows as something to read, and no more.",
+            "UDP: we read no more",
+            "UDP: we send and read no more",
+            "Unix seqpacket: peer has closed",
+        ),
+        **approximate(
+            "The end of a pipe or of a Unix stream is not seen while data waits; it is when all is read.",
+            "Unix stream: peer sends no more, data unread",
+            "Unix stream: peer has closed, data unread",
+            "pipe, reader: writer has closed, data unread",
+        ),
+        **approximate(
+            "That an error waits on a Unix stream is not known without taking it; the hang-up is reported.",
+            "Unix stream: peer has closed without reading our data",
+        ),
+        **approximate(
+            "select calls a broken pipe writable, be it full or not. A write fails with EPIPE in both cases.",
+            "pipe, writer: full, reader has closed",
+        ),
+    },
+}
+
+#: situations in which the model of kqueue answers as its author assumes, not as was measured
+UNPROVEN: set[str] = set()
