@@ -11,8 +11,10 @@ import select
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
-from stage import EVERYTHING, NotHereError, Number, Play, Stage
+from stage import EVERYTHING, NotHereError, Number, Play, Stage, names_of
 from uloop_events import EPOLLERR as ERR
 from uloop_events import EPOLLET as ET
 from uloop_events import EPOLLEXCLUSIVE as EXCLUSIVE
@@ -22,6 +24,9 @@ from uloop_events import EPOLLONESHOT as ONESHOT
 from uloop_events import EPOLLOUT as OUT
 from uloop_events import EPOLLPRI as PRI
 from uloop_events import EPOLLRDHUP as RDHUP
+from uloop_events import HasFileno
+
+Set = TypeVar("Set", bound=Callable[[Stage], HasFileno])
 
 #: by name: "TCP: idle"
 CATALOGUE: dict[str, Play] = {}
@@ -41,28 +46,42 @@ def situation(name: str) -> Callable[[Play], Play]:
     return add
 
 
+def look_once(stage: Stage, make: Callable[[Stage], HasFileno], mask: int) -> None:
+    stage.look_at(make(stage), mask)
+
+
+def look(name: str, *asked: int) -> Callable[[Set], Set]:
+    """A situation, or one for each mask asked for, that is: set this stage, and look at it once.
+
+    Parameters:
+        name: of the situation; the masks are added to it.
+        asked: the masks; EVERYTHING when none is given.
+    """
+
+    def add(make: Set) -> Set:
+        for mask in asked or (EVERYTHING,):
+            full_name = name if mask == EVERYTHING else f"{name}, asked for {names_of(mask) or 'nothing'}"
+            situation(full_name)(partial(look_once, mask=mask, make=make))
+        return make
+
+    return add
+
+
 # A TCP connection
 
 
-@situation("TCP: idle")
-def _(stage: Stage) -> None:
+@look("TCP: idle")
+def _(stage: Stage) -> HasFileno:
     ours, _ = stage.tcp_pair()
-    stage.look_at(ours)
+    return ours
 
 
-@situation("TCP: data waits")
-def _(stage: Stage) -> None:
-    stage.look_at(with_data(stage))
-
-
-@situation("TCP: data waits, asked for IN")
-def _(stage: Stage) -> None:
-    stage.look_at(with_data(stage), IN)
-
-
-@situation("TCP: data waits, asked for OUT")
-def _(stage: Stage) -> None:
-    stage.look_at(with_data(stage), OUT)
+@look("TCP: data waits", EVERYTHING, IN, OUT)
+def with_data(stage: Stage) -> socket.socket:
+    ours, theirs = stage.tcp_pair()
+    theirs.send(b"x")
+    stage.until(ours, "r")
+    return ours
 
 
 @situation("TCP: data waits, then is read")
@@ -73,126 +92,109 @@ def _(stage: Stage) -> None:
     stage.poll()
 
 
-@situation("TCP: no room to send")
-def _(stage: Stage) -> None:
+@look("TCP: no room to send")
+def _(stage: Stage) -> HasFileno:
     ours, _ = stage.tcp_pair()
     stage.fill(ours)
-    stage.look_at(ours)
+    return ours
 
 
-@situation("TCP: no room to send, data waits")
-def _(stage: Stage) -> None:
+@look("TCP: no room to send, data waits")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.tcp_pair()
     stage.fill(ours)
     theirs.send(b"x")
     stage.until(ours, "r")
-    stage.look_at(ours)
+    return ours
 
 
-@situation("TCP: peer sends no more")
-def _(stage: Stage) -> None:
-    stage.look_at(half_closed(stage))
+@look("TCP: peer sends no more", EVERYTHING, IN, OUT, RDHUP, 0)
+def half_closed(stage: Stage) -> socket.socket:
+    ours, theirs = stage.tcp_pair()
+    theirs.shutdown(socket.SHUT_WR)
+    stage.until(ours, "r")
+    return ours
 
 
-@situation("TCP: peer sends no more, asked for IN")
-def _(stage: Stage) -> None:
-    stage.look_at(half_closed(stage), IN)
-
-
-@situation("TCP: peer sends no more, asked for OUT")
-def _(stage: Stage) -> None:
-    stage.look_at(half_closed(stage), OUT)
-
-
-@situation("TCP: peer sends no more, asked for RDHUP")
-def _(stage: Stage) -> None:
-    stage.look_at(half_closed(stage), RDHUP)
-
-
-@situation("TCP: peer sends no more, asked for nothing")
-def _(stage: Stage) -> None:
-    stage.look_at(half_closed(stage), 0)
-
-
-@situation("TCP: peer sends no more, data unread")
-def _(stage: Stage) -> None:
+@look("TCP: peer sends no more, data unread")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.tcp_pair()
     theirs.send(b"x")
     theirs.shutdown(socket.SHUT_WR)
     settle(stage, ours)
-    stage.look_at(ours)
+    return ours
 
 
-@situation("TCP: peer has closed")
-def _(stage: Stage) -> None:
+@look("TCP: peer has closed")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.tcp_pair()
     theirs.close()
     stage.until(ours, "r")
-    stage.look_at(ours)
+    return ours
 
 
-@situation("TCP: peer has closed, data unread")
-def _(stage: Stage) -> None:
+@look("TCP: peer has closed, data unread")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.tcp_pair()
     theirs.send(b"x")
     theirs.close()
     settle(stage, ours)
-    stage.look_at(ours)
+    return ours
 
 
-@situation("TCP: peer has closed, no room to send")
-def _(stage: Stage) -> None:
+@look("TCP: peer has closed, no room to send")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.tcp_pair()
     stage.fill(ours)
     theirs.shutdown(socket.SHUT_WR)
     stage.until(ours, "r")
-    stage.look_at(ours)
+    return ours
 
 
-@situation("TCP: we send no more")
-def _(stage: Stage) -> None:
+@look("TCP: we send no more")
+def _(stage: Stage) -> HasFileno:
     ours, _ = stage.tcp_pair()
     ours.shutdown(socket.SHUT_WR)
-    stage.look_at(ours)
+    return ours
 
 
-@situation("TCP: we read no more")
-def _(stage: Stage) -> None:
+@look("TCP: we read no more")
+def _(stage: Stage) -> HasFileno:
     ours, _ = stage.tcp_pair()
     ours.shutdown(socket.SHUT_RD)
-    stage.look_at(ours)
+    return ours
 
 
-@situation("TCP: we send and read no more")
-def _(stage: Stage) -> None:
+@look("TCP: we send and read no more")
+def _(stage: Stage) -> HasFileno:
     ours, _ = stage.tcp_pair()
     ours.shutdown(socket.SHUT_RDWR)
-    stage.look_at(ours)
+    return ours
 
 
-@situation("TCP: neither side sends any more, peer first")
-def _(stage: Stage) -> None:
-    stage.look_at(over(stage))
+@look("TCP: neither side sends any more, peer first")
+def over(stage: Stage) -> socket.socket:
+    ours, theirs = stage.tcp_pair()
+    theirs.shutdown(socket.SHUT_WR)
+    stage.until(ours, "r")
+    ours.shutdown(socket.SHUT_WR)
+    stage.until(theirs, "r")
+    return ours
 
 
-@situation("TCP: neither side sends any more, we first")
-def _(stage: Stage) -> None:
+@look("TCP: neither side sends any more, we first")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.tcp_pair()
     ours.shutdown(socket.SHUT_WR)
     stage.until(theirs, "r")
     theirs.shutdown(socket.SHUT_WR)
     stage.until(ours, "r")
-    stage.look_at(ours)
+    return ours
 
 
-@situation("TCP: neither side sends any more, asked for IN")
-def _(stage: Stage) -> None:
-    stage.look_at(over(stage), IN)
-
-
-@situation("TCP: neither side sends any more, asked for nothing")
-def _(stage: Stage) -> None:
-    stage.look_at(over(stage), 0)
+@look("TCP: neither side sends any more", IN, 0)
+def _(stage: Stage) -> HasFileno:
+    return over(stage)
 
 
 @situation("TCP: peer sends no more, then we send no more, while watched")
@@ -206,24 +208,12 @@ def _(stage: Stage) -> None:
     stage.poll()
 
 
-@situation("TCP: reset by peer")
-def _(stage: Stage) -> None:
-    stage.look_at(reset(stage))
-
-
-@situation("TCP: reset by peer, asked for IN")
-def _(stage: Stage) -> None:
-    stage.look_at(reset(stage), IN)
-
-
-@situation("TCP: reset by peer, asked for OUT")
-def _(stage: Stage) -> None:
-    stage.look_at(reset(stage), OUT)
-
-
-@situation("TCP: reset by peer, asked for nothing")
-def _(stage: Stage) -> None:
-    stage.look_at(reset(stage), 0)
+@look("TCP: reset by peer", EVERYTHING, IN, OUT, 0)
+def reset(stage: Stage) -> socket.socket:
+    ours, theirs = stage.tcp_pair()
+    stage.reset(theirs)
+    stage.until(ours, "r")
+    return ours
 
 
 @situation("TCP: reset by peer, seen by two polls, then by recv")
@@ -260,29 +250,22 @@ def _(stage: Stage) -> None:
     stage.poll()
 
 
-@situation("TCP: peer has closed and we have sent")
-def _(stage: Stage) -> None:
+@look("TCP: peer has closed and we have sent")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.tcp_pair()
     theirs.close()
     stage.until(ours, "r")
     ours.send(b"x")
     settle(stage, ours)
-    stage.look_at(ours)
+    return ours
 
 
-@situation("TCP: urgent data")
-def _(stage: Stage) -> None:
-    stage.look_at(with_urgent_data(stage))
-
-
-@situation("TCP: urgent data, asked for IN and OUT")
-def _(stage: Stage) -> None:
-    stage.look_at(with_urgent_data(stage), IN | OUT)
-
-
-@situation("TCP: urgent data, asked for PRI")
-def _(stage: Stage) -> None:
-    stage.look_at(with_urgent_data(stage), PRI)
+@look("TCP: urgent data", EVERYTHING, IN | OUT, PRI)
+def with_urgent_data(stage: Stage) -> socket.socket:
+    ours, theirs = stage.tcp_pair()
+    theirs.send(b"!", socket.MSG_OOB)
+    stage.until(ours, "x")
+    return ours
 
 
 @situation("TCP: urgent data, then it is read")
@@ -293,48 +276,51 @@ def _(stage: Stage) -> None:
     stage.poll()
 
 
-@situation("TCP: urgent data inline")
-def _(stage: Stage) -> None:
+@look("TCP: urgent data inline")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.tcp_pair()
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     theirs.send(b"!", socket.MSG_OOB)
     stage.until(ours, "r")
-    stage.look_at(ours)
+    return ours
 
 
-@situation("TCP: urgent and ordinary data")
-def _(stage: Stage) -> None:
+@look("TCP: urgent and ordinary data")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.tcp_pair()
     theirs.send(b"x")
     theirs.send(b"!", socket.MSG_OOB)
     stage.until(ours, "x")
     stage.until(ours, "r")
-    stage.look_at(ours)
+    return ours
 
 
 # A TCP socket that is not connected
 
 
-@situation("TCP, not connected: fresh")
-def _(stage: Stage) -> None:
-    stage.look_at(stage.keep(socket.socket()))
+@look("TCP, not connected: fresh", EVERYTHING, 0)
+def _(stage: Stage) -> HasFileno:
+    return stage.keep(socket.socket())
 
 
-@situation("TCP, not connected: fresh, asked for nothing")
-def _(stage: Stage) -> None:
-    stage.look_at(stage.keep(socket.socket()), 0)
-
-
-@situation("TCP, not connected: bound")
-def _(stage: Stage) -> None:
+@look("TCP, not connected: bound")
+def _(stage: Stage) -> HasFileno:
     sock = stage.keep(socket.socket())
     sock.bind(("127.0.0.1", 0))
-    stage.look_at(sock)
+    return sock
 
 
-@situation("TCP, not connected: connecting")
-def _(stage: Stage) -> None:
-    stage.look_at(connecting(stage))
+@look("TCP, not connected: connecting")
+def connecting(stage: Stage) -> socket.socket:
+    """A socket that waits for an answer which never comes: the listener has no place for more."""
+    listener = stage.tcp_listener(backlog=0)
+    clients = []
+    for _ in range(10):
+        client = stage.tcp_client(listener.getsockname())
+        clients.append(client)
+        if not select.select([], [client], [], 0.2)[1]:
+            return client
+    raise NotHereError("a listener takes more connections than its backlog here")
 
 
 @situation("TCP, not connected: connecting, closed by us")
@@ -355,9 +341,12 @@ def _(stage: Stage) -> None:
     stage.poll(timeout=10)
 
 
-@situation("TCP, not connected: refused")
-def _(stage: Stage) -> None:
-    stage.look_at(refused(stage))
+@look("TCP, not connected: refused", EVERYTHING, IN, OUT, 0)
+def refused(stage: Stage) -> socket.socket:
+    client = stage.tcp_client(stage.closed_port())
+    readable, writable, exceptional = select.select([client], [client], [client], 10)
+    assert readable or writable or exceptional, "the connection was not refused"
+    return client
 
 
 @situation("TCP, not connected: refused while watched")
@@ -365,21 +354,6 @@ def _(stage: Stage) -> None:
     client = stage.tcp_client(stage.closed_port())
     stage.register(client)
     stage.poll(timeout=10)
-
-
-@situation("TCP, not connected: refused, asked for IN")
-def _(stage: Stage) -> None:
-    stage.look_at(refused(stage), IN)
-
-
-@situation("TCP, not connected: refused, asked for OUT")
-def _(stage: Stage) -> None:
-    stage.look_at(refused(stage), OUT)
-
-
-@situation("TCP, not connected: refused, asked for nothing")
-def _(stage: Stage) -> None:
-    stage.look_at(refused(stage), 0)
 
 
 @situation("TCP, not connected: refused, seen by two polls, then by SO_ERROR")
@@ -395,19 +369,17 @@ def _(stage: Stage) -> None:
 # A listening TCP socket
 
 
-@situation("listening: nobody has come")
-def _(stage: Stage) -> None:
-    stage.look_at(stage.tcp_listener())
+@look("listening: nobody has come")
+def _(stage: Stage) -> HasFileno:
+    return stage.tcp_listener()
 
 
-@situation("listening: somebody has connected")
-def _(stage: Stage) -> None:
-    stage.look_at(wanted(stage))
-
-
-@situation("listening: somebody has connected, asked for OUT")
-def _(stage: Stage) -> None:
-    stage.look_at(wanted(stage), OUT)
+@look("listening: somebody has connected", EVERYTHING, OUT)
+def wanted(stage: Stage) -> socket.socket:
+    listener = stage.tcp_listener()
+    stage.keep(socket.create_connection(listener.getsockname()))
+    stage.until(listener, "r")
+    return listener
 
 
 @situation("listening: somebody has connected, then is accepted")
@@ -418,78 +390,63 @@ def _(stage: Stage) -> None:
     stage.poll()
 
 
-@situation("listening: two have connected, one is accepted")
-def _(stage: Stage) -> None:
+@look("listening: two have connected, one is accepted")
+def _(stage: Stage) -> HasFileno:
     listener = wanted(stage)
     stage.keep(socket.create_connection(listener.getsockname()))
     stage.keep(listener.accept()[0])
     stage.until(listener, "r")
-    stage.look_at(listener)
+    return listener
 
 
-@situation("listening: somebody has connected and closed")
-def _(stage: Stage) -> None:
+@look("listening: somebody has connected and closed")
+def _(stage: Stage) -> HasFileno:
     listener = stage.tcp_listener()
     socket.create_connection(listener.getsockname()).close()
     stage.until(listener, "r")
-    stage.look_at(listener)
+    return listener
 
 
-@situation("listening: shut down")
-def _(stage: Stage) -> None:
+@look("listening: shut down")
+def _(stage: Stage) -> HasFileno:
     listener = stage.tcp_listener()
     try:
         listener.shutdown(socket.SHUT_RDWR)
     except OSError:
         raise NotHereError("a listening socket cannot be shut down here") from None
-    stage.look_at(listener)
+    return listener
 
 
 # UDP
 
 
-@situation("UDP: idle")
-def _(stage: Stage) -> None:
-    stage.look_at(stage.udp())
+@look("UDP: idle")
+def _(stage: Stage) -> HasFileno:
+    return stage.udp()
 
 
-@situation("UDP: a datagram waits")
-def _(stage: Stage) -> None:
-    stage.look_at(with_datagram(stage, b"x"))
+@look("UDP: a datagram waits", EVERYTHING, OUT)
+def _(stage: Stage) -> HasFileno:
+    return with_datagram(stage, b"x")
 
 
-@situation("UDP: a datagram waits, asked for OUT")
-def _(stage: Stage) -> None:
-    stage.look_at(with_datagram(stage, b"x"), OUT)
+@look("UDP: an empty datagram waits")
+def _(stage: Stage) -> HasFileno:
+    return with_datagram(stage, b"")
 
 
-@situation("UDP: an empty datagram waits")
-def _(stage: Stage) -> None:
-    stage.look_at(with_datagram(stage, b""))
-
-
-@situation("UDP: two datagrams wait, one is read")
-def _(stage: Stage) -> None:
+@look("UDP: two datagrams wait, one is read")
+def _(stage: Stage) -> HasFileno:
     receiver = with_datagram(stage, b"x")
     stage.udp().sendto(b"y", receiver.getsockname())
     receiver.recv(1)
     stage.until(receiver, "r")
-    stage.look_at(receiver)
+    return receiver
 
 
-@situation("UDP: refused")
-def _(stage: Stage) -> None:
-    stage.look_at(stage.udp_refused())
-
-
-@situation("UDP: refused, asked for IN")
-def _(stage: Stage) -> None:
-    stage.look_at(stage.udp_refused(), IN)
-
-
-@situation("UDP: refused, asked for nothing")
-def _(stage: Stage) -> None:
-    stage.look_at(stage.udp_refused(), 0)
+@look("UDP: refused", EVERYTHING, IN, 0)
+def _(stage: Stage) -> HasFileno:
+    return stage.udp_refused()
 
 
 @situation("UDP: refused, seen by two polls, then by SO_ERROR")
@@ -502,155 +459,148 @@ def _(stage: Stage) -> None:
     stage.poll()
 
 
-@situation("UDP: we read no more")
-def _(stage: Stage) -> None:
+@look("UDP: we read no more")
+def _(stage: Stage) -> HasFileno:
     sock = stage.udp()
     sock.connect(sock.getsockname())
     sock.shutdown(socket.SHUT_RD)
-    stage.look_at(sock)
+    return sock
 
 
-@situation("UDP: we send and read no more")
-def _(stage: Stage) -> None:
+@look("UDP: we send and read no more")
+def _(stage: Stage) -> HasFileno:
     sock = stage.udp()
     sock.connect(sock.getsockname())
     sock.shutdown(socket.SHUT_RDWR)
-    stage.look_at(sock)
+    return sock
 
 
 # Unix sockets
 
 
-@situation("Unix stream: idle")
-def _(stage: Stage) -> None:
+@look("Unix stream: idle")
+def _(stage: Stage) -> HasFileno:
     ours, _ = stage.unix_pair()
-    stage.look_at(ours)
+    return ours
 
 
-@situation("Unix stream: data waits")
-def _(stage: Stage) -> None:
+@look("Unix stream: data waits")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.unix_pair()
     theirs.send(b"x")
-    stage.look_at(ours)
+    return ours
 
 
-@situation("Unix stream: no room to send")
-def _(stage: Stage) -> None:
+@look("Unix stream: no room to send")
+def _(stage: Stage) -> HasFileno:
     ours, _ = stage.unix_pair()
     stage.fill(ours)
-    stage.look_at(ours)
+    return ours
 
 
-@situation("Unix stream: peer sends no more")
-def _(stage: Stage) -> None:
+@look("Unix stream: peer sends no more")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.unix_pair()
     theirs.shutdown(socket.SHUT_WR)
-    stage.look_at(ours)
+    return ours
 
 
-@situation("Unix stream: peer sends no more, data unread")
-def _(stage: Stage) -> None:
+@look("Unix stream: peer sends no more, data unread")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.unix_pair()
     theirs.send(b"x")
     theirs.shutdown(socket.SHUT_WR)
-    stage.look_at(ours)
+    return ours
 
 
-@situation("Unix stream: peer has closed")
-def _(stage: Stage) -> None:
+@look("Unix stream: peer has closed", EVERYTHING, IN, OUT, 0)
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.unix_pair()
     theirs.close()
-    stage.look_at(ours)
+    return ours
 
 
-@situation("Unix stream: peer has closed, asked for IN")
-def _(stage: Stage) -> None:
-    ours, theirs = stage.unix_pair()
-    theirs.close()
-    stage.look_at(ours, IN)
-
-
-@situation("Unix stream: peer has closed, asked for OUT")
-def _(stage: Stage) -> None:
-    ours, theirs = stage.unix_pair()
-    theirs.close()
-    stage.look_at(ours, OUT)
-
-
-@situation("Unix stream: peer has closed, asked for nothing")
-def _(stage: Stage) -> None:
-    ours, theirs = stage.unix_pair()
-    theirs.close()
-    stage.look_at(ours, 0)
-
-
-@situation("Unix stream: peer has closed, data unread")
-def _(stage: Stage) -> None:
+@look("Unix stream: peer has closed, data unread")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.unix_pair()
     theirs.send(b"x")
     theirs.close()
-    stage.look_at(ours)
+    return ours
 
 
-@situation("Unix stream: peer has closed without reading our data")
+@look("Unix stream: peer has closed without reading our data")
+def _(stage: Stage) -> HasFileno:
+    ours, theirs = stage.unix_pair()
+    ours.send(b"x")
+    theirs.close()
+    return ours
+
+
+@situation("Unix stream: peer has closed without reading our data, seen by a poll, then by recv")
 def _(stage: Stage) -> None:
     ours, theirs = stage.unix_pair()
     ours.send(b"x")
     theirs.close()
     stage.look_at(ours)
+    try:
+        ours.recv(1)
+        stage.said.append("recv: no error")
+    except ConnectionResetError:
+        stage.said.append("recv: ECONNRESET")
+    stage.poll()
 
 
-@situation("Unix stream: we send no more")
-def _(stage: Stage) -> None:
+@look("Unix stream: we send no more")
+def _(stage: Stage) -> HasFileno:
     ours, _ = stage.unix_pair()
     ours.shutdown(socket.SHUT_WR)
-    stage.look_at(ours)
+    return ours
 
 
-@situation("Unix stream: we send and read no more")
-def _(stage: Stage) -> None:
+@look("Unix stream: we send and read no more")
+def _(stage: Stage) -> HasFileno:
     ours, _ = stage.unix_pair()
     ours.shutdown(socket.SHUT_RDWR)
-    stage.look_at(ours)
+    return ours
 
 
-@situation("Unix stream: not connected")
-def _(stage: Stage) -> None:
-    stage.look_at(stage.unix_socket())
+@look("Unix stream: not connected")
+def _(stage: Stage) -> HasFileno:
+    return stage.unix_socket()
 
 
-@situation("Unix stream: listening, nobody has come")
-def _(stage: Stage) -> None:
+@look("Unix stream: listening, nobody has come")
+def _(stage: Stage) -> HasFileno:
     listener = stage.unix_socket()
     listener.bind(str(stage.folder / "listener"))
     listener.listen()
-    stage.look_at(listener)
+    return listener
 
 
-@situation("Unix stream: listening, somebody has connected")
-def _(stage: Stage) -> None:
+@look("Unix stream: listening, somebody has connected")
+def _(stage: Stage) -> HasFileno:
     listener = stage.unix_socket()
     listener.bind(str(stage.folder / "listener"))
     listener.listen()
     stage.unix_socket().connect(listener.getsockname())
-    stage.look_at(listener)
+    return listener
 
 
-@situation("Unix datagram: idle")
-def _(stage: Stage) -> None:
+@look("Unix datagram: idle")
+def _(stage: Stage) -> HasFileno:
     ours, _ = stage.unix_pair(socket.SOCK_DGRAM)
-    stage.look_at(ours)
+    return ours
 
 
-@situation("Unix datagram: a datagram waits")
-def _(stage: Stage) -> None:
+@look("Unix datagram: a datagram waits")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.unix_pair(socket.SOCK_DGRAM)
     theirs.send(b"x")
-    stage.look_at(ours)
+    return ours
 
 
-@situation("Unix datagram: no room to send")
-def _(stage: Stage) -> None:
+@look("Unix datagram: no room to send")
+def _(stage: Stage) -> HasFileno:
     ours, _ = stage.unix_pair(socket.SOCK_DGRAM)
     ours.setblocking(False)
     try:
@@ -658,122 +608,101 @@ def _(stage: Stage) -> None:
             ours.send(b"x")
     except OSError:
         pass
-    stage.look_at(ours)
+    return ours
 
 
-@situation("Unix datagram: peer has closed")
-def _(stage: Stage) -> None:
+@look("Unix datagram: peer has closed")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.unix_pair(socket.SOCK_DGRAM)
     theirs.close()
-    stage.look_at(ours)
+    return ours
 
 
-@situation("Unix seqpacket: peer has closed")
-def _(stage: Stage) -> None:
+@look("Unix seqpacket: peer has closed")
+def _(stage: Stage) -> HasFileno:
     ours, theirs = stage.unix_pair(socket.SOCK_SEQPACKET)
     theirs.close()
-    stage.look_at(ours)
+    return ours
 
 
 # Pipes
 
 
-@situation("pipe, reader: empty")
-def _(stage: Stage) -> None:
+@look("pipe, reader: empty")
+def _(stage: Stage) -> HasFileno:
     reader, _ = stage.pipe()
-    stage.look_at(reader)
+    return reader
 
 
-@situation("pipe, reader: data waits")
-def _(stage: Stage) -> None:
+@look("pipe, reader: data waits", EVERYTHING, 0)
+def _(stage: Stage) -> HasFileno:
     reader, writer = stage.pipe()
     writer.write(b"x")
-    stage.look_at(reader)
+    return reader
 
 
-@situation("pipe, reader: writer has closed, data unread")
-def _(stage: Stage) -> None:
+@look("pipe, reader: writer has closed, data unread")
+def _(stage: Stage) -> HasFileno:
     reader, writer = stage.pipe()
     writer.write(b"x")
     writer.close()
-    stage.look_at(reader)
+    return reader
 
 
-@situation("pipe, reader: writer has closed, all is read")
-def _(stage: Stage) -> None:
+@look("pipe, reader: writer has closed, all is read")
+def _(stage: Stage) -> HasFileno:
     reader, writer = stage.pipe()
     writer.close()
-    stage.look_at(reader)
+    return reader
 
 
-@situation("pipe, reader: writer has closed, asked for nothing")
-def _(stage: Stage) -> None:
+@look("pipe, reader: writer has closed", 0)
+def _(stage: Stage) -> HasFileno:
     reader, writer = stage.pipe()
     writer.close()
-    stage.look_at(reader, 0)
+    return reader
 
 
-@situation("pipe, reader: data waits, asked for nothing")
-def _(stage: Stage) -> None:
-    reader, writer = stage.pipe()
-    writer.write(b"x")
-    stage.look_at(reader, 0)
-
-
-@situation("pipe, writer: room to write")
-def _(stage: Stage) -> None:
+@look("pipe, writer: room to write")
+def _(stage: Stage) -> HasFileno:
     _, writer = stage.pipe()
-    stage.look_at(writer)
+    return writer
 
 
-@situation("pipe, writer: full")
-def _(stage: Stage) -> None:
+@look("pipe, writer: full")
+def _(stage: Stage) -> HasFileno:
     _, writer = stage.pipe()
     stage.fill_pipe(writer)
-    stage.look_at(writer)
+    return writer
 
 
-@situation("pipe, writer: reader has closed")
-def _(stage: Stage) -> None:
+@look("pipe, writer: reader has closed", EVERYTHING, IN, 0)
+def _(stage: Stage) -> HasFileno:
     reader, writer = stage.pipe()
     reader.close()
-    stage.look_at(writer)
+    return writer
 
 
-@situation("pipe, writer: reader has closed, asked for IN")
-def _(stage: Stage) -> None:
-    reader, writer = stage.pipe()
-    reader.close()
-    stage.look_at(writer, IN)
-
-
-@situation("pipe, writer: reader has closed, asked for nothing")
-def _(stage: Stage) -> None:
-    reader, writer = stage.pipe()
-    reader.close()
-    stage.look_at(writer, 0)
-
-
-@situation("pipe, writer: full, reader has closed")
-def _(stage: Stage) -> None:
+@look("pipe, writer: full, reader has closed")
+def _(stage: Stage) -> HasFileno:
     reader, writer = stage.pipe()
     stage.fill_pipe(writer)
     reader.close()
-    stage.look_at(writer)
+    return writer
 
 
-@situation("named pipe, reader: nobody has opened it for writing")
-def _(stage: Stage) -> None:
+@look("named pipe, reader: nobody has opened it for writing")
+def _(stage: Stage) -> HasFileno:
     path = stage.fifo()
-    stage.look_at(stage.file(os.open(path, os.O_RDONLY | NONBLOCK)))
+    return stage.file(os.open(path, os.O_RDONLY | NONBLOCK))
 
 
-@situation("named pipe, reader: a writer has come and gone")
-def _(stage: Stage) -> None:
+@look("named pipe, reader: a writer has come and gone")
+def _(stage: Stage) -> HasFileno:
     path = stage.fifo()
     reader = stage.file(os.open(path, os.O_RDONLY | NONBLOCK))
     os.close(os.open(path, os.O_WRONLY | NONBLOCK))
-    stage.look_at(reader)
+    return reader
 
 
 @situation("named pipe, reader: a writer has gone, another has come")
@@ -789,64 +718,57 @@ def _(stage: Stage) -> None:
 # Pseudo-terminals
 
 
-@situation("terminal: idle")
-def _(stage: Stage) -> None:
+@look("terminal: idle")
+def _(stage: Stage) -> HasFileno:
     _, terminal = stage.terminal()
-    stage.look_at(terminal)
+    return terminal
 
 
-@situation("terminal: data waits")
-def _(stage: Stage) -> None:
+@look("terminal: data waits")
+def _(stage: Stage) -> HasFileno:
     controller, terminal = stage.terminal()
     controller.write(b"x")
     stage.until(terminal, "r")
-    stage.look_at(terminal)
+    return terminal
 
 
-@situation("terminal: the controlling side has closed")
-def _(stage: Stage) -> None:
+@look("terminal: the controlling side has closed", EVERYTHING, OUT)
+def _(stage: Stage) -> HasFileno:
     controller, terminal = stage.terminal()
     controller.close()
-    stage.look_at(terminal)
+    return terminal
 
 
-@situation("terminal: the controlling side has closed, asked for OUT")
-def _(stage: Stage) -> None:
-    controller, terminal = stage.terminal()
-    controller.close()
-    stage.look_at(terminal, OUT)
-
-
-@situation("controlling side of a terminal: idle")
-def _(stage: Stage) -> None:
+@look("controlling side of a terminal: idle")
+def _(stage: Stage) -> HasFileno:
     controller, _terminal = stage.terminal()
-    stage.look_at(controller)
+    return controller
 
 
-@situation("controlling side of a terminal: data waits")
-def _(stage: Stage) -> None:
+@look("controlling side of a terminal: data waits")
+def _(stage: Stage) -> HasFileno:
     controller, terminal = stage.terminal()
     terminal.write(b"x")
     stage.until(controller, "r")
-    stage.look_at(controller)
+    return controller
 
 
-@situation("controlling side of a terminal: the terminal has closed")
-def _(stage: Stage) -> None:
+@look("controlling side of a terminal: the terminal has closed")
+def _(stage: Stage) -> HasFileno:
     controller, terminal = stage.terminal()
     terminal.close()
     stage.until(controller, "r")
-    stage.look_at(controller)
+    return controller
 
 
 # Files and devices
 
 
-@situation("file: a regular file")
-def _(stage: Stage) -> None:
+@look("file: a regular file")
+def _(stage: Stage) -> HasFileno:
     path = stage.folder / "file"
     path.write_bytes(b"x")
-    stage.look_at(stage.file(os.open(path, os.O_RDONLY)))
+    return stage.file(os.open(path, os.O_RDONLY))
 
 
 @situation("file: a directory")
@@ -859,24 +781,24 @@ def _(stage: Stage) -> None:
     os.close(number)
 
 
-@situation("file: /dev/null")
-def _(stage: Stage) -> None:
-    stage.look_at(stage.device("/dev/null"))
+@look("file: /dev/null")
+def _(stage: Stage) -> HasFileno:
+    return stage.device("/dev/null")
 
 
-@situation("file: /dev/zero")
-def _(stage: Stage) -> None:
-    stage.look_at(stage.device("/dev/zero"))
+@look("file: /dev/zero")
+def _(stage: Stage) -> HasFileno:
+    return stage.device("/dev/zero")
 
 
-@situation("file: /dev/urandom")
-def _(stage: Stage) -> None:
-    stage.look_at(stage.device("/dev/urandom"))
+@look("file: /dev/urandom")
+def _(stage: Stage) -> HasFileno:
+    return stage.device("/dev/urandom")
 
 
-@situation("file: /proc/mounts")
-def _(stage: Stage) -> None:
-    stage.look_at(stage.device("/proc/mounts"))
+@look("file: /proc/mounts")
+def _(stage: Stage) -> HasFileno:
+    return stage.device("/proc/mounts")
 
 
 @situation("eventfd: zero, then not")
@@ -1142,69 +1064,6 @@ def _(stage: Stage) -> None:
 
 
 # What several situations begin with
-
-
-def with_data(stage: Stage) -> socket.socket:
-    ours, theirs = stage.tcp_pair()
-    theirs.send(b"x")
-    stage.until(ours, "r")
-    return ours
-
-
-def with_urgent_data(stage: Stage) -> socket.socket:
-    ours, theirs = stage.tcp_pair()
-    theirs.send(b"!", socket.MSG_OOB)
-    stage.until(ours, "x")
-    return ours
-
-
-def half_closed(stage: Stage) -> socket.socket:
-    ours, theirs = stage.tcp_pair()
-    theirs.shutdown(socket.SHUT_WR)
-    stage.until(ours, "r")
-    return ours
-
-
-def over(stage: Stage) -> socket.socket:
-    ours, theirs = stage.tcp_pair()
-    theirs.shutdown(socket.SHUT_WR)
-    stage.until(ours, "r")
-    ours.shutdown(socket.SHUT_WR)
-    stage.until(theirs, "r")
-    return ours
-
-
-def reset(stage: Stage) -> socket.socket:
-    ours, theirs = stage.tcp_pair()
-    stage.reset(theirs)
-    stage.until(ours, "r")
-    return ours
-
-
-def refused(stage: Stage) -> socket.socket:
-    client = stage.tcp_client(stage.closed_port())
-    readable, writable, exceptional = select.select([client], [client], [client], 10)
-    assert readable or writable or exceptional, "the connection was not refused"
-    return client
-
-
-def connecting(stage: Stage) -> socket.socket:
-    """A socket that waits for an answer which never comes: the listener has no place for more."""
-    listener = stage.tcp_listener(backlog=0)
-    clients = []
-    for _ in range(10):
-        client = stage.tcp_client(listener.getsockname())
-        clients.append(client)
-        if not select.select([], [client], [], 0.2)[1]:
-            return client
-    raise NotHereError("a listener takes more connections than its backlog here")
-
-
-def wanted(stage: Stage) -> socket.socket:
-    listener = stage.tcp_listener()
-    stage.keep(socket.create_connection(listener.getsockname()))
-    stage.until(listener, "r")
-    return listener
 
 
 def with_datagram(stage: Stage, data: bytes) -> socket.socket:

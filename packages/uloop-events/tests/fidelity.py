@@ -22,7 +22,7 @@ from pathlib import Path
 
 import uloop_events
 from catalogue import CATALOGUE
-from differences import DIFFERENCES, UNPROVEN, Difference
+from differences import DIFFERENCES, UNPROVEN_FAMILIES, Difference
 from stage import NotHereError, Stage
 from uloop_events import EpollLike
 
@@ -124,28 +124,28 @@ def table() -> str:
             for kind in ("exact", "approximate", "impossible", "-")
         )
         lines.append(f"| {column.title} | {column.made_on()} | {counts} |")
-    family = ""
+    families: dict[str, list[str]] = {}
     for name in oracle:
-        head, _, rest = name.partition(": ")
-        if head != family:
-            family = head
-            lines += ["", f"## {family}", ""]
-            lines.append(
-                "| situation | " + " | ".join([EPOLL.title, *(each.title for each in recordings)]) + " |"
-            )
-            lines.append("|---" * (len(recordings) + 2) + "|")
-        cells = [rest, shown(oracle[name])]
-        for column, recording in recordings.items():
-            cell = verdict(column, name, oracle, recording)
-            difference = difference_of(column, name)
-            if cell.startswith(("approximate", "impossible")) and difference:
-                if difference.reason not in notes:
-                    notes.append(difference.reason)
-                cell = f"{cell}: {shown(recording[name])} [{notes.index(difference.reason) + 1}]"
-            elif column.system == "model" and name in UNPROVEN:
-                cell += ", unproven"
-            cells.append(cell)
-        lines.append("| " + " | ".join(cells) + " |")
+        families.setdefault(name.partition(": ")[0], []).append(name)
+    for family, names in families.items():
+        lines += ["", f"## {family}", ""]
+        lines.append(
+            "| situation | " + " | ".join([EPOLL.title, *(each.title for each in recordings)]) + " |"
+        )
+        lines.append("|---" * (len(recordings) + 2) + "|")
+        for name in names:
+            cells = [name.partition(": ")[2], shown(oracle[name])]
+            for column, recording in recordings.items():
+                cell = verdict(column, name, oracle, recording)
+                difference = difference_of(column, name)
+                if cell in ("approximate", "impossible") and difference:
+                    if difference.reason not in notes:
+                        notes.append(difference.reason)
+                    cell = f"{cell}: {shown(recording[name])} [{notes.index(difference.reason) + 1}]"
+                if column.system == "model" and name.startswith(UNPROVEN_FAMILIES) and cell != "-":
+                    cell += ", unproven"
+                cells.append(cell)
+            lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "## Why", ""]
     lines += [f"{number}. {note}" for number, note in enumerate(notes, 1)]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,7 @@
-"""What the tests share: a loop on every backend, sockets that are closed again, a check for leaks."""
+"""What the tests share: a loop on every backend, sockets that are closed again, a check for leaks.
+
+On Linux a model stands in for kqueue, where the tests of uloop-events, which have it, are at hand.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,15 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+
+if sys.platform == "linux":
+    try:
+        import kqueue_model
+    except ImportError:
+        pass  # these tests are run without those of uloop-events
+    else:
+        kqueue_model.install()  # before uloop_reactor looks what there is
+
 from uloop_reactor import Uloop, available_backends
 
 #: where a platform lists the descriptors of a process; Windows does not

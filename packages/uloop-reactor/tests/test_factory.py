@@ -8,7 +8,7 @@ import pytest
 from uloop_reactor import Uloop, available_backends
 
 #: a backend that exists, but not on this platform
-ELSEWHERE = "kqueue" if sys.platform == "linux" else "epoll"
+ELSEWHERE = "afd" if sys.platform == "linux" else "epoll"
 
 
 @pytest.fixture(autouse=True)
@@ -17,9 +17,10 @@ def environment_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_backends_of_this_platform_stand_in_order_of_preference() -> None:
-    known = {"linux": ["epoll", "poll", "select"], "win32": ["select"]}
-    assert available_backends() == known.get(sys.platform, available_backends())
-    assert available_backends()[-1] == "select"  # every platform has it, and every other one is better
+    order = ["epoll", "kqueue", "poll", "afd", "select"]
+    assert available_backends() == sorted(available_backends(), key=order.index)
+    least = {"linux": {"epoll", "poll", "select"}, "darwin": {"kqueue", "select"}, "win32": {"afd", "select"}}
+    assert set(available_backends()) >= least.get(sys.platform, {"select"})
 
 
 def test_the_list_of_backends_belongs_to_the_caller() -> None:
@@ -43,7 +44,13 @@ def test_a_backend_can_be_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", available_backends())
 def test_a_name_means_what_it_says(name: str) -> None:
-    classes = {"epoll": "epoll", "poll": "PollLoop", "select": "SelectLoop"}
+    classes = {
+        "epoll": "epoll",
+        "kqueue": "KqueueLoop",
+        "poll": "PollLoop",
+        "afd": "AfdLoop",
+        "select": "SelectLoop",
+    }
     with Uloop(name) as loop:
         assert type(loop._loop).__name__ == classes[name]
 

@@ -1,4 +1,8 @@
-"""Which readiness call a loop is built on: the best one here, or the one that was named."""
+"""Which readiness call a loop is built on: the best one here, or the one that was named.
+
+On macOS and the BSDs that is kqueue. As long as it has been tested against a model of kqueue
+alone, ``ULOOP_BACKEND=poll`` is the safe choice there.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import select
 import sys
 from collections.abc import Callable
 
-from uloop_events import EpollLike, PollLoop, SelectLoop
+from uloop_events import AfdLoop, EpollLike, KqueueLoop, PollLoop, SelectLoop
 
 __all__ = ["available_backends", "create_backend"]
 
@@ -16,10 +20,14 @@ ENVIRONMENT_VARIABLE = "ULOOP_BACKEND"
 
 # By preference: from O(ready) to O(registered), from no limit to 512 sockets.
 BACKENDS: dict[str, Callable[[], EpollLike]] = {}
-if sys.platform == "linux":
+if sys.platform == "linux" and hasattr(select, "epoll"):
     BACKENDS["epoll"] = select.epoll
+if hasattr(select, "kqueue"):
+    BACKENDS["kqueue"] = KqueueLoop
 if hasattr(select, "poll"):
     BACKENDS["poll"] = PollLoop
+if sys.platform == "win32":
+    BACKENDS["afd"] = AfdLoop
 BACKENDS["select"] = SelectLoop
 
 
