@@ -238,6 +238,51 @@ def _(stage: Stage) -> None:
     stage.poll()
 
 
+@look("TCP: we have connected, reset by peer before it is watched")
+def _(stage: Stage) -> HasFileno:
+    theirs, ours = stage.tcp_pair()
+    stage.reset(theirs)
+    stage.until(ours, "r")
+    return ours
+
+
+@situation("TCP: watched, then we connect, reset by peer")
+def _(stage: Stage) -> None:
+    listener = stage.tcp_listener()
+    client = stage.keep(socket.socket())
+    stage.register(client)
+    client.connect(listener.getsockname())
+    stage.reset(stage.keep(listener.accept()[0]))
+    stage.until(client, "r")
+    stage.poll()
+
+
+@look("TCP: we send no more, then reset by peer")
+def _(stage: Stage) -> HasFileno:
+    ours, theirs = stage.tcp_pair()
+    ours.shutdown(socket.SHUT_WR)
+    stage.until(theirs, "r")
+    stage.reset(theirs)
+    stage.until(ours, "r")
+    return ours
+
+
+@look("TCP: we read no more, data unread")
+def _(stage: Stage) -> HasFileno:
+    ours = with_data(stage)
+    ours.shutdown(socket.SHUT_RD)
+    return ours
+
+
+@look("TCP: urgent data, then ordinary data")
+def _(stage: Stage) -> HasFileno:
+    ours, theirs = stage.tcp_pair()
+    theirs.send(b"!", socket.MSG_OOB)
+    theirs.send(b"x")
+    stage.until(ours, "r")
+    return ours
+
+
 @situation("TCP: we have connected, neither side sends any more")
 def _(stage: Stage) -> None:
     theirs, ours = stage.tcp_pair()

@@ -16,18 +16,25 @@ from contextlib import ExitStack, contextmanager
 from io import FileIO
 
 import pytest
-from uloop_events import EpollLike, HasFileno, PollLoop, SelectLoop, UEvent
+from uloop_events import AfdLoop, EpollLike, HasFileno, KqueueLoop, PollLoop, SelectLoop
 
 LoopType = Callable[..., EpollLike]
 SocketPair = tuple[socket.socket, socket.socket]
 
-USER_SPACE_LOOPS: list[LoopType] = [SelectLoop] if sys.platform == "win32" else [PollLoop, SelectLoop]
+USER_SPACE_LOOPS: list[LoopType] = (
+    [AfdLoop, SelectLoop] if sys.platform == "win32" else [PollLoop, SelectLoop]
+)
+if sys.platform == "linux":
+    import kqueue_model
+
+    kqueue_model.install()
+if hasattr(select, "kqueue"):  # the model on Linux, the real thing on macOS and the BSDs
+    USER_SPACE_LOOPS.append(KqueueLoop)
 LOOPS: list[LoopType] = list(USER_SPACE_LOOPS)
 if sys.platform == "linux":
     LOOPS.insert(0, select.epoll)
 
 DEADLINE = 10.0  # seconds that the system has to deliver what was sent; it needs far less
-EVERYTHING = UEvent.poll_in | UEvent.poll_pri | UEvent.poll_out | UEvent.poll_rdhup
 
 
 @pytest.fixture(autouse=True)
@@ -115,29 +122,6 @@ def until_readable() -> Callable[[HasFileno], None]:
         assert select.select([receiver], [], [], DEADLINE)[0], "nothing arrived"
 
     return wait
-
-
-@pytest.fixture
-def check_mask(loop: EpollLike) -> Callable[..., None]:
-    """Registers something with a loop, and compares the mask that the loop reports for it.
-
-    ``epoll`` is what epoll and, on Linux, poll must say; ``select`` is as near as select comes.
-    0 means that nothing is reported. ``wait`` is for what cannot be awaited by other means.
-    """
-
-    def check(
-        watched: HasFileno, *, epoll: int, select: int, asked: int = EVERYTHING, wait: float = 0
-    ) -> None:
-        loop.register(watched, asked)
-        mask = dict(loop.poll(wait)).get(watched.fileno(), 0)
-        if isinstance(loop, SelectLoop):
-            assert UEvent(mask) == UEvent(select)
-        elif sys.platform == "linux":
-            assert UEvent(mask) == UEvent(epoll)
-        else:  # poll(2) elsewhere has events of its own for the end of a stream
-            assert bool(mask) == bool(epoll), UEvent(mask)
-
-    return check
 
 
 @pytest.fixture

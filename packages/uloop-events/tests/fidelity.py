@@ -102,8 +102,19 @@ def record(column: Column) -> None:
 
 def made_here() -> str:
     """The system and its version: ``Linux 6.18.44``."""
+    if is_wine():
+        return f"wine, as Windows {platform.release()}"
     version = re.match(r"[\d.]+\d", platform.release())
     return f"{platform.system()} {version[0] if version else platform.release()}"
+
+
+def is_wine() -> bool:
+    """Whether this Windows is wine, which differs here and there."""
+    if sys.platform != "win32":
+        return False
+    import ctypes  # which no other platform needs here
+
+    return hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 
 
 def table() -> str:

@@ -13,8 +13,8 @@ Three of the rules need more than a table:
   identity is another file, and the interest is gone as it would be in the kernel. This costs
   one fstat(2), about 1 µs, for each event; see ``identity.py`` for what it cannot tell.
 * *Everybody has a turn.* Systems report in the same order every time, so with a small
-  ``maxevents`` the last ones would starve. When some must be left out, those go first that
-  have waited longest since they were last reported.
+  ``maxevents`` the last ones would starve. When some must be left out, then and in the next
+  poll those come first that have waited longest since they were last reported.
 * *Threads.* One lock guards the table, for as long as it takes to change a row. Nobody holds
   it while waiting, so a change reaches the table at once; how it reaches a platform's call
   that is waiting already is the loop's business (``_changed``).
@@ -103,6 +103,7 @@ class UserSpaceLoop:
         self._lock = RLock()  # reentrant, for the signal handler that interrupts its own thread in here
         self._polls: list[None] = []  # one for each poll under way
         self._reports = 0  # of polls that had to leave some out
+        self._some_wait = False  # since the last poll left some out
         self._closed = False
         self._closed_by = 0  # the thread that did it
         self._released = False
@@ -313,13 +314,14 @@ class UserSpaceLoop:
             if mask:
                 events.append((number, mask))
                 oneshots |= interest.mask
-        if len(events) > limit:
+        if len(events) > limit or self._some_wait:
             events = self._whose_turn_it_is(events, limit)
         if oneshots & ONESHOT:
             events = [event for event in events if self._claim(event[0])]
         return events
 
     def _whose_turn_it_is(self, events: list[Event], limit: int) -> list[Event]:
+        self._some_wait = len(events) > limit
         rows = [(self._interests.get(event[0], GONE), event) for event in events]
         rows.sort(key=lambda row: row[0].last_report)
         del rows[limit:]

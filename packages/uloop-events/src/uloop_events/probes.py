@@ -57,14 +57,16 @@ def probe_for(number: int) -> Probe:
     Returns:
         A function of a number that select has called readable to a mask without OUT.
     """
-    if sys.platform == "win32" or stat.S_ISSOCK(os.fstat(number).st_mode):
-        sock = socket.socket(fileno=number)
-        try:
-            family, kind = sock.family, sock.type
-        finally:
-            sock.detach()
-        return _socket_probe(number, family) if kind == socket.SOCK_STREAM else _datagram
-    return _file_probe(number)
+    if sys.platform != "win32" and not stat.S_ISSOCK(os.fstat(number).st_mode):
+        return _file_probe(number)
+    # The family is a lie, perhaps; but to find it out Python asks for the name, and a socket of
+    # Windows that has none says EINVAL.
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, number)
+    try:
+        kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+    finally:
+        sock.detach()
+    return _stream_probe(number) if kind == socket.SOCK_STREAM else _datagram
 
 
 def _other(number: int) -> int:
@@ -78,7 +80,7 @@ def _datagram(number: int) -> int:
 
 def _stream(number: int) -> int:
     """A stream socket of any system: data or somebody who connects, or the end of what the peer sends."""
-    return IN | RDHUP if _has_ended(number) and not _is_listening(number) else IN
+    return IN | RDHUP if _stream_has_ended(number) and not _is_listening(number) else IN
 
 
 def _pipe_reader(number: int) -> int:
@@ -92,6 +94,11 @@ def _pipe_writer(number: int) -> int:
 def _has_ended(number: int) -> bool:
     """Whether there is nothing to read, and not because another thread has read it just now."""
     return not _bytes_waiting(number) and _is_readable(number) and not _bytes_waiting(number)
+
+
+def _stream_has_ended(number: int) -> bool:
+    # Before an urgent byte FIONREAD says 0, whatever is behind it.
+    return not _is_at_urgent_byte(number) and _has_ended(number)
 
 
 def _is_readable(number: int) -> bool:
@@ -122,12 +129,15 @@ if sys.platform == "win32":
             return 1  # it is no stream with an end: a listening socket, say
         return count.value
 
-    def _file_probe(number: int) -> Probe:
-        return _other
+    def _is_at_urgent_byte(number: int) -> bool:
+        return bool(select.select([], [], [number], 0)[2])
+
 
 else:
     import fcntl
     import termios
+
+    SIOCATMARK = 0x8905 if sys.platform == "linux" else 0x40047307  # <sys/sockio.h>
 
     def _bytes_waiting(number: int) -> int:
         try:
@@ -136,6 +146,12 @@ else:
             if error.errno == errno.EINVAL:
                 return 1  # it is no stream with an end: a listening Unix socket, say
             raise
+
+    def _is_at_urgent_byte(number: int) -> bool:
+        try:
+            return bool(_ioctl(number, SIOCATMARK))
+        except OSError:
+            return False  # it is a socket of a kind that has no urgent data
 
     def _ioctl(number: int, request: int) -> int:
         return int.from_bytes(fcntl.ioctl(number, request, bytes(4)), sys.byteorder)
@@ -153,7 +169,12 @@ else:
 
 if sys.platform == "linux":
 
-    def _socket_probe(number: int, family: int) -> Probe:
+    def _stream_probe(number: int) -> Probe:
+        sock = socket.socket(fileno=number)
+        try:
+            family = sock.family
+        finally:
+            sock.detach()
         if family in (socket.AF_INET, socket.AF_INET6):
             return partial(_linux_tcp, _acknowledged_beside_data(number))
         return _linux_unix_stream if family == socket.AF_UNIX else _stream
@@ -163,9 +184,8 @@ if sys.platform == "linux":
             return IN
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, number)
         try:
-            sock.send(
-                b"", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-            )  # an error stays where it is: only EPIPE is checked
+            # Of a Unix socket, unlike TCP, this leaves an error where it is.
+            sock.send(b"", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except BrokenPipeError:
             return IN | RDHUP | HUP
         except OSError as error:
@@ -188,15 +208,17 @@ if sys.platform == "linux":
                 return IN | RDHUP | HUP  # the peer has acknowledged the end that we sent: all is well
             # A reset, or a refused connect. Whether the program has read the error already cannot be known.
             return IN | RDHUP | HUP | ERR
-        if state != LISTEN and _has_ended(number):  # we have shut it down ourselves
+        if state != LISTEN and _stream_has_ended(number):  # we have shut it down ourselves
             return IN | RDHUP | HUP if state in (FIN_WAIT_1, FIN_WAIT_2) else IN | RDHUP
         return IN
 
     def _acknowledged_beside_data(number: int) -> int:
         """What a peer acknowledges beside data before the end: 1, our SYN, where it was us who connected."""
         info = _tcp_info(number)
-        if info[0] not in (ESTABLISHED, SYN_SENT, CLOSE_WAIT):
-            return 0
+        if info[0] == SYN_SENT or (info[0] == CLOSE and not _counter(info, SEGMENTS_IN)):
+            return 1  # it is about to connect
+        if info[0] not in (ESTABLISHED, CLOSE_WAIT):
+            return 0  # too late to know
         not_acknowledged = _ioctl(number, termios.TIOCOUTQ)
         written = _data_sent(info) + _counter(info, BYTES_NOT_SENT)
         return _counter(info, BYTES_ACKED) + not_acknowledged - written
@@ -226,5 +248,5 @@ if sys.platform == "linux":
 
 else:
 
-    def _socket_probe(number: int, family: int) -> Probe:
+    def _stream_probe(number: int) -> Probe:
         return _stream

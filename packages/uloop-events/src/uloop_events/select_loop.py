@@ -33,7 +33,7 @@ import sys
 import time
 
 from .event import UEvent
-from .identity import is_open
+from .identity import identity_of, is_open
 from .probes import probe_for
 from .snapshot import SnapshotLoop, Waker
 
@@ -67,15 +67,17 @@ class SelectLoop(SnapshotLoop):
 
     def __init__(self, sizehint: int = -1, flags: int = 0) -> None:
         # Dictionaries where sets would do, since they keep the order of registration.
-        self._readers: dict[int, Probe] = {}
+        self._readers: dict[int, None] = {}
         self._writers: dict[int, None] = {}
         self._exceptional: dict[int, None] = {}
+        self._probes: dict[int, Probe] = {}  # of everything registered, oneshots that have fired included
         super().__init__(sizehint, flags)
 
     def _watch(self, number: int, mask: int) -> None:
-        if number not in self._readers:
+        if number not in self._probes:
             self._check_room(number)
-            self._readers[number] = probe_for(number)
+            self._probes[number] = probe_for(number)
+        self._readers[number] = None
         _put(number, self._writers, mask & OUT)
         # On Windows a failed connect shows here alone, whatever is asked for.
         _put(number, self._exceptional, WINDOWS or mask & PRI)
@@ -84,6 +86,8 @@ class SelectLoop(SnapshotLoop):
         self._readers.pop(number, None)
         self._writers.pop(number, None)
         self._exceptional.pop(number, None)
+        if number not in self._interests:  # else it is a oneshot that has fired
+            self._probes.pop(number, None)
 
     def _call(self, milliseconds: int | None, waker: Waker) -> Iterable[Event]:
         seconds = None if milliseconds is None else milliseconds / 1000
@@ -125,8 +129,11 @@ class SelectLoop(SnapshotLoop):
 
     def _meaning_of_readable(self, number: int) -> int:
         """What is wanted of what a readable descriptor has."""
-        interest, probe = self._interests.get(number), self._readers.get(number)
+        interest, probe = self._interests.get(number), self._probes.get(number)
         if interest is None or probe is None:
+            return 0
+        if interest.identity != identity_of(number):
+            self._drop_stale(number, interest)  # a probe for something else might take a stranger's error
             return 0
         try:
             return probe(number) & interest.reported
@@ -149,9 +156,9 @@ class SelectLoop(SnapshotLoop):
             raise ValueError(
                 f"descriptor {number} does not fit into select, which takes numbers below {FD_SETSIZE}"
             )
-        if WINDOWS and len(self._readers) >= FD_SETSIZE:
+        if WINDOWS and len(self._probes) >= FD_SETSIZE:
             self._drop_closed()
-            if len(self._readers) >= FD_SETSIZE:
+            if len(self._probes) >= FD_SETSIZE:
                 raise ValueError(
                     f"socket {number} does not fit into select, which takes {FD_SETSIZE} sockets on Windows; "
                     "AfdLoop takes any number"
@@ -159,7 +166,7 @@ class SelectLoop(SnapshotLoop):
 
     def _drop_closed(self) -> None:
         for number, interest in list(self._interests.items()):
-            if number in self._readers and not is_open(number):
+            if not is_open(number):
                 self._drop_stale(number, interest)
 
 
@@ -171,7 +178,7 @@ def _put(number: int, numbers: dict[int, None], wanted: int) -> None:
 
 
 def _is_connected(number: int) -> bool:
-    sock = socket.socket(fileno=number)
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, number)  # whatever its family
     try:
         sock.getpeername()  # unlike SO_ERROR, it leaves the error to whoever asks for it next
     except OSError:
