@@ -149,7 +149,7 @@ class End:
     def suffer_reset(self) -> None:
         """A reset has come, which does nothing when both directions had ended well before."""
         assert self.peer is not None
-        is_over = self.shut_wr and self.peer.sends_no_more and not self.full and not self.peer.full
+        is_over = self.shut_wr and self.peer.shut_wr and not self.full and not self.peer.full
         if not self.is_reset and not is_over:
             self.is_reset = True
             self.error = "waits"

@@ -72,7 +72,7 @@ class Registration:
 
 
 class Uloop:
-    """An event loop over epoll, poll or select.
+    """An event loop over epoll, kqueue, poll, AFD or select.
 
     Parameters:
         backend: one of ``available_backends()``; when ``None``, what the environment
@@ -240,7 +240,7 @@ class Uloop:
 
     @property
     def backend(self) -> str:
-        """The name of the backend: ``epoll``, ``poll`` or ``select``."""
+        """The name of the backend: ``epoll``, ``kqueue``, ``poll``, ``afd`` or ``select``."""
         return self._backend
 
     def poll(self, timeout: float | None = 10) -> list[tuple[ProcessesEvents, int, UEvent]]:
