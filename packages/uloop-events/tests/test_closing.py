@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -91,3 +92,20 @@ def test_closing_a_loop_leaves_its_descriptors_open(
     loop.close()
     theirs.send(b"x")
     assert ours.recv(1) == b"x"
+
+
+def test_a_loop_that_nobody_refers_to_goes_in_silence(
+    loop_type: LoopType, socket_pair: Callable[[], SocketPair]
+) -> None:
+    ours, _ = socket_pair()
+    loop = loop_type()
+    loop.register(ours)
+    loop.poll(0)
+    del loop
+    gc.collect()  # that nothing is left open, and no warning was given, is checked of every test
+
+
+def test_a_loop_that_could_not_be_made_leaves_nothing_open(loop_type: LoopType) -> None:
+    with pytest.raises(ValueError, match=r"sizehint|greater"):
+        loop_type(0)
+    gc.collect()

@@ -150,10 +150,6 @@ class AfdLoop(UserSpaceLoop):
         self._waiting: set[Completions] = set()  # one for each thread that waits
         self._port = self._driver.open_port()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_port"):  # else the constructor has failed
-            self.close()  # the system must not write into requests that are no more
-
     # What the base asks for
 
     def _watch(self, number: int, mask: int) -> None:

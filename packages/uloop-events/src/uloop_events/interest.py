@@ -101,7 +101,7 @@ class UserSpaceLoop:
             raise OSError(f"flags must be 0 or EPOLL_CLOEXEC, got {flags:#x}")
         self._interests: dict[int, Interest] = {}
         self._lock = RLock()  # reentrant, for the signal handler that interrupts its own thread in here
-        self._polls: list[None] = []  # one for each poll under way
+        self._polls: list[int] = []  # for each poll under way, its thread
         self._reports = 0  # of polls that had to leave some out
         self._some_wait = False  # since the last poll left some out
         self._closed = False
@@ -128,8 +128,8 @@ class UserSpaceLoop:
     def register(self, fd: Descriptor, eventmask: int = IN | PRI | OUT) -> None:
         """Start to watch a descriptor: see :meth:`EpollLike.register`."""
         number, mask = file_number(fd), event_mask(eventmask)
-        self._check_open()
         with self._lock:
+            self._check_open()
             identity = identify(number)
             if self._current(number, identity) is not None:
                 raise FileExistsError(errno.EEXIST, f"descriptor {number} is registered already")
@@ -146,8 +146,8 @@ class UserSpaceLoop:
     def modify(self, fd: Descriptor, eventmask: int) -> None:
         """Watch a descriptor for something else: see :meth:`EpollLike.modify`."""
         number, mask = file_number(fd), event_mask(eventmask)
-        self._check_open()
         with self._lock:
+            self._check_open()
             interest = self._registered(number)
             self._check_possible(number, mask)
             self._watch(number, mask)
@@ -157,8 +157,8 @@ class UserSpaceLoop:
     def unregister(self, fd: Descriptor) -> None:
         """Stop watching a descriptor: see :meth:`EpollLike.unregister`."""
         number = file_number(fd)
-        self._check_open()
         with self._lock:
+            self._check_open()
             self._registered(number)
             self._drop(number)
 
@@ -174,8 +174,9 @@ class UserSpaceLoop:
                 deadline = time.monotonic() + milliseconds / 1000
         if maxevents < 1:
             maxevents = maximum_of_events(maxevents)
-        self._polls.append(None)
+        me = get_ident()
         try:
+            self._polls.append(me)
             while True:
                 events = self._report(self._wait(milliseconds), maxevents)
                 if events or milliseconds == 0:
@@ -186,10 +187,11 @@ class UserSpaceLoop:
                     milliseconds = math.ceil((deadline - time.monotonic()) * 1000)
                     if milliseconds <= 0:
                         return events
-                if self._closed_by == get_ident():
+                if self._closed_by == me:
                     raise OSError(errno.EBADF, "a signal handler has closed the loop that was waiting")
         finally:
-            self._polls.pop()
+            if me in self._polls:  # a Ctrl-C may have come before
+                self._polls.remove(me)
             if self._closed:
                 self._let_go()
 
@@ -203,6 +205,13 @@ class UserSpaceLoop:
             self._closed = True
             self._changed()
             self._let_go()
+
+    def __del__(self) -> None:
+        # As an epoll does, it goes in silence when nobody refers to it any more.
+        try:
+            self.close()
+        except AttributeError:
+            pass  # the constructor has failed
 
     def __enter__(self) -> Self:
         self._check_open()

@@ -43,11 +43,11 @@ class Waker:
         self.woken = False
 
     def wake(self) -> None:
-        self.woken = True
         try:
             self._writer.send(b"\0")
         except OSError:
             pass  # full: there is enough in it; closed: nobody waits any more
+        self.woken = True  # after the byte: who clears the flag then clears the byte as well
 
     def clear(self) -> None:
         while self.woken:
@@ -69,6 +69,7 @@ class SnapshotLoop(UserSpaceLoop):
     def __init__(self, sizehint: int = -1, flags: int = 0) -> None:
         super().__init__(sizehint, flags)
         self._first_waker = Waker()
+        self._wakers = [self._first_waker]
         self._spare_wakers = [self._first_waker]  # the first one last, so that it is the first to be taken
         self._waiting: list[Waker] = []
 
@@ -78,6 +79,7 @@ class SnapshotLoop(UserSpaceLoop):
         except IndexError:
             # Another thread waits, or this one did until a signal handler interrupted it to poll.
             waker = Waker()
+            self._wakers.append(waker)
         self._waiting.append(waker)
         try:
             return self._call(milliseconds, waker)
@@ -107,5 +109,5 @@ class SnapshotLoop(UserSpaceLoop):
             waker.wake()
 
     def _release(self) -> None:
-        for waker in self._spare_wakers:
+        for waker in self._wakers:
             waker.close()
