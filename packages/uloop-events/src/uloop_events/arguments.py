@@ -18,6 +18,7 @@ __all__ = ["INT_MAX", "c_int", "event_mask", "file_number", "maximum_of_events",
 
 INT_MAX = 2**31 - 1
 UINT_MAX = 2**32 - 1
+LONGEST_TIMEOUT = INT_MAX // 1000  # seconds
 MAXEVENTS = 1023  # what select.epoll makes of -1
 
 
@@ -68,6 +69,8 @@ def milliseconds_of(timeout: float | None) -> int | None:
     """
     if timeout is None:
         return None
+    if type(timeout) is int and 0 <= timeout <= LONGEST_TIMEOUT:
+        return timeout * 1000  # as below, but quicker
     if isinstance(timeout, float):
         scaled = timeout * 1e9
         try:

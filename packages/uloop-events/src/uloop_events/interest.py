@@ -101,7 +101,7 @@ class UserSpaceLoop:
             raise OSError(f"flags must be 0 or EPOLL_CLOEXEC, got {flags:#x}")
         self._interests: dict[int, Interest] = {}
         self._lock = RLock()  # reentrant, for the signal handler that interrupts its own thread in here
-        self._polls: list[int] = []  # for each poll under way, its thread
+        self._polls: list[None] = []  # one for each poll under way
         self._reports = 0  # of polls that had to leave some out
         self._some_wait = False  # since the last poll left some out
         self._closed = False
@@ -174,9 +174,8 @@ class UserSpaceLoop:
                 deadline = time.monotonic() + milliseconds / 1000
         if maxevents < 1:
             maxevents = maximum_of_events(maxevents)
-        me = get_ident()
         try:
-            self._polls.append(me)
+            self._polls.append(None)
             while True:
                 events = self._report(self._wait(milliseconds), maxevents)
                 if events or milliseconds == 0:
@@ -187,11 +186,11 @@ class UserSpaceLoop:
                     milliseconds = math.ceil((deadline - time.monotonic()) * 1000)
                     if milliseconds <= 0:
                         return events
-                if self._closed_by == me:
+                if self._closed_by == get_ident():
                     raise OSError(errno.EBADF, "a signal handler has closed the loop that was waiting")
         finally:
-            if me in self._polls:  # a Ctrl-C may have come before
-                self._polls.remove(me)
+            if self._polls:  # a Ctrl-C may have come before there was one
+                self._polls.pop()
             if self._closed:
                 self._let_go()
 

@@ -6,6 +6,8 @@ situation. What is different is how it is asked: everything is told anew at each
 order of registration. The rules that make up for this are those of ``interest.py`` and
 ``snapshot.py``.
 
+On macOS poll(2) takes no devices, such as /dev/tty: they are refused with EPERM.
+
 Not possible: ``poll_et`` and ``poll_exclusive``.
 """
 
@@ -74,6 +76,11 @@ class PollLoop(SnapshotLoop):
         self._poll.register(self._first_waker.number, _to_system(UEvent.poll_in))
 
     def _watch(self, number: int, mask: int) -> None:
+        if sys.platform == "darwin" and not _is_taken(number):
+            raise PermissionError(
+                errno.EPERM,
+                f"descriptor {number} is a device, which poll on macOS does not take: SelectLoop does",
+            )
         self._poll.register(number, _to_system(mask))
 
     def _forget(self, number: int) -> None:
@@ -106,6 +113,13 @@ def _system_poll() -> SystemPoll:
     if sys.platform == "win32" or not hasattr(select, "poll"):
         raise NotImplementedError(f"{sys.platform} has no poll(2); SelectLoop runs everywhere")
     return select.poll()
+
+
+def _is_taken(number: int) -> bool:
+    """Whether poll calls an open descriptor open: macOS's does not, of /dev/tty and other devices."""
+    poll = _system_poll()
+    poll.register(number, 0)
+    return not any(mask & NOT_OPEN for _, mask in poll.poll(0))
 
 
 def _to_system(mask: int) -> int:
