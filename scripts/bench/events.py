@@ -44,10 +44,10 @@ def compare(what: str, bare: Callable[[], object], ours: Callable[[], object]) -
 
 
 def polls(idle: int) -> None:
-    pairs = [socket.socketpair() for _ in range(idle + 1)]
-    pairs[0][1].send(b"x")
-    numbers = [ours.fileno() for ours, _ in pairs]
     with PollLoop() as poll_loop, SelectLoop() as select_loop:
+        pairs = [socket.socketpair() for _ in range(idle + 1)]
+        pairs[0][1].send(b"x")
+        numbers = [ours.fileno() for ours, _ in pairs]
         poll = select.poll()
         for number in numbers:
             poll.register(number, select.POLLIN)

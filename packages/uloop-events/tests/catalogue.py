@@ -806,6 +806,19 @@ def _(stage: Stage) -> HasFileno:
     return controller
 
 
+@situation("controlling side of a terminal: packet mode, a status byte waits")
+def _(stage: Stage) -> None:
+    if sys.platform != "linux":
+        raise NotHereError("packet mode is tried on Linux alone")
+    import fcntl
+    import termios
+
+    controller, terminal = stage.terminal()
+    fcntl.ioctl(controller, termios.TIOCPKT, (1).to_bytes(4, sys.byteorder))
+    termios.tcflush(terminal, termios.TCIFLUSH)
+    stage.look_at(controller)
+
+
 # Files and devices
 
 

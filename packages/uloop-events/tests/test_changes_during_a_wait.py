@@ -114,6 +114,21 @@ def test_unregister(loop: EpollLike, socket_pair: MakePair, wait_elsewhere: Wait
     assert waiting.result() == [(ours.fileno(), EPOLLIN)]
 
 
+def test_unregister_and_close(loop: EpollLike, tcp_pair: MakePair, wait_elsewhere: WaitElsewhere) -> None:
+    """A call that waits holds on to the file, and the peer would not be told that it was closed."""
+    ours, theirs = tcp_pair()
+    other, other_peer = tcp_pair()
+    loop.register(ours, EPOLLIN)
+    loop.register(other, EPOLLIN)
+    waiting = wait_elsewhere()
+    loop.unregister(ours)
+    ours.close()
+    theirs.settimeout(LONG / 2)
+    assert theirs.recv(1) == b""
+    other_peer.send(b"x")
+    assert waiting.result() == [(other.fileno(), EPOLLIN)]
+
+
 def test_unregister_and_register(
     loop: EpollLike, socket_pair: MakePair, wait_elsewhere: WaitElsewhere
 ) -> None:

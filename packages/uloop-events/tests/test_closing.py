@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -103,6 +105,12 @@ def test_a_loop_that_nobody_refers_to_goes_in_silence(
     loop.poll(0)
     del loop
     gc.collect()  # that nothing is left open, and no warning was given, is checked of every test
+
+
+def test_a_loop_cannot_be_copied(loop: EpollLike) -> None:
+    for copier in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="cannot"):
+            copier(loop)
 
 
 def test_a_loop_that_could_not_be_made_leaves_nothing_open(loop_type: LoopType) -> None:

@@ -682,6 +682,31 @@ def test_a_program_runs_on_the_model() -> None:
     assert result.stdout.strip() == "True"
 
 
+def test_a_register_that_fails_leaves_nothing_behind(
+    model: Any, socket_pair: Callable[[], SocketPair]
+) -> None:
+    """Without a filter for urgent data another loop is made, for which no descriptor is left here."""
+    import resource  # which Windows has not
+
+    model.install(urgent=False)
+    ours, theirs = socket_pair()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with KqueueLoop() as loop:
+        with open(os.devnull) as highest:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest.fileno(), limits[1]))
+            try:
+                with pytest.raises(OSError, match="Too many"):
+                    loop.register(ours, IN | PRI)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        theirs.send(b"x")
+        start = time.thread_time()
+        assert loop.poll(0.1) == []
+        assert time.thread_time() - start < 0.05, "seconds of processor time"
+        with pytest.raises(FileNotFoundError):
+            loop.unregister(ours)
+
+
 @pytest.fixture
 def sockets_without_inode(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every descriptor look the same, as the TCP sockets of macOS do."""

@@ -191,9 +191,8 @@ def unsure_of_select(end: End) -> int:
         # has ended well when an end or a SYN of ours was acknowledged before the loop saw it.
         looks_well = end.shut_wr or (end.has_connected and end.is_watched_late)
         lost = ERR if end.error == "read" or (end.error and looks_well) else 0
-        # That it was us who shut it down for reading is not seen while there is something to read.
-        has_data = end.unread or end.urgent_after is not None
-        hidden = RDHUP | HUP if end.shut_rd and has_data and not end.peer_has_ended else 0
+        # That it was us who shut it down for reading shows as something to read.
+        hidden = RDHUP | HUP if end.shut_rd and not end.peer_has_ended else 0
         return int(lost) | int(hidden)
     if end.kind == "udp":
         # An error shows as something to read, and what was shut down does not show at all.

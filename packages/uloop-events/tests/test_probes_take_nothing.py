@@ -35,6 +35,24 @@ def test_an_error_survives_many_polls(loop: EpollLike) -> None:
         assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
 
 
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_socket_stays_blocking(loop: EpollLike, kind: socket.SocketKind) -> None:
+    if type(loop).__name__ == "KqueueLoop":
+        pytest.skip("the model of kqueue itself makes socket objects, which set this")
+    for ours, theirs in (socket.socketpair(type=kind), socket.socketpair(socket.AF_UNIX, kind)):
+        with ours, theirs:
+            socket.setdefaulttimeout(3)  # what every socket object made from now on sets its socket to
+            try:
+                loop.register(ours, EPOLLIN)
+                theirs.send(b"x")
+                assert loop.poll(5) == [(ours.fileno(), EPOLLIN)]
+                theirs.shutdown(socket.SHUT_WR)
+                loop.poll(5)
+            finally:
+                socket.setdefaulttimeout(None)
+            assert os.get_blocking(ours.fileno())
+
+
 def test_a_stranger_with_the_number_of_a_closed_socket_keeps_its_error(
     loop: EpollLike, socket_pair: Callable[[], SocketPair]
 ) -> None:

@@ -19,7 +19,8 @@ from .event import UEVENT_OF, UEvent
 
 TYPE_CHECKING = False  # importing typing would cost more than all the rest
 if TYPE_CHECKING:
-    from select import error, select  # of what passes through, the names that every platform has
+    from select import error as error
+    from select import select as select
 
     from .afd_loop import AfdLoop
     from .contract import Descriptor, EpollLike, HasFileno
@@ -62,12 +63,20 @@ else:
 # Programs for epoll mix poll's names with epoll's, so they are there where poll is not, as on Windows.
 _POLL_NAMES = {"POLLIN": 1, "POLLPRI": 2, "POLLOUT": 4, "POLLERR": 8, "POLLHUP": 16, "POLLNVAL": 32}
 
-if not TYPE_CHECKING:  # or a type checker would think that there is every name
+if TYPE_CHECKING:
+    POLLIN: int
+    POLLPRI: int
+    POLLOUT: int
+    POLLERR: int
+    POLLHUP: int
+    POLLNVAL: int
+else:  # or a type checker would think that there is every name
 
     def __getattr__(name):
         """Our names that are not imported yet; else what the module ``select`` has of that name."""
         if name == "epoll":
-            return __getattr__(_BEST)
+            value = globals()[name] = __getattr__(_BEST)
+            return value
         if name in _MODULE_OF:
             value = globals()[name] = getattr(_import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
             return value

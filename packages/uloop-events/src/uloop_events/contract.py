@@ -41,15 +41,16 @@ class EpollLike(Protocol):
     mask: what was asked for, and ``poll_err`` and ``poll_hup`` in any case.
 
     A descriptor that is closed while it is registered is dropped in silence. Unregister it
-    first all the same: its number may be in use again by the time anybody notices, and epoll
-    itself watches the open file, and reports the old number until its last duplicate is closed.
+    first all the same: its number may be in use again by the time anybody notices; epoll itself
+    watches the open file, and reports the old number until its last duplicate is closed; and a
+    thread that waits in poll(2) or select(2) keeps the file open until its wait ends.
 
     Any thread may call any method at any time. A change takes effect on a ``poll`` that another
     thread is in already; several threads may poll, and what is ready is told to each of them, a
     oneshot to one of them.
 
-    Every method but ``close`` and ``__exit__`` raises ``ValueError`` once the loop is closed,
-    after its arguments have been found good. Source: epoll(7), epoll_ctl(2), epoll_wait(2),
+    Every method but ``close`` and ``__exit__`` raises ``ValueError`` once the loop is closed, if
+    its arguments are of the right types. Source: epoll(7), epoll_ctl(2), epoll_wait(2),
     and CPython's ``Modules/selectmodule.c`` where those leave room.
     """
 
@@ -111,6 +112,8 @@ class EpollLike(Protocol):
             TypeError: ``timeout`` is no number, or ``maxevents`` no integer.
             ValueError: ``timeout`` is NaN, or ``maxevents`` is 0 or less than -1.
             OverflowError: ``timeout`` is above 2147483.647, or ``maxevents`` above 2**31 - 1.
+            OSError: a second thread polls in a loop on poll or select, which takes two
+                descriptors more, and there are none left (EMFILE).
         """
         ...
 

@@ -56,15 +56,20 @@ else:
     def identify(number: int) -> Identity:
         """Check that a descriptor can be watched, and say which file it is.
 
-        epoll says EPERM to what has no readiness; poll and select call it always ready, to
-        read and to write. So a file of such a kind is refused when it is both right now; the
-        few that do have readiness, as /proc/mounts does, are not.
+        epoll says EPERM to what has no readiness; poll and select call it always ready. It is
+        epoll itself that is asked about files and devices where there is one. Elsewhere a file is
+        refused when it is ready to be read and to be written, and so are devices of certain names.
 
         Raises:
             OSError: it is not open (EBADF), or of a kind that is always ready (EPERM).
         """
         status = os.fstat(number)
-        if _always_ready(number, status):
+        if stat.S_IFMT(status.st_mode) in (stat.S_IFSOCK, stat.S_IFIFO):
+            return status.st_dev, status.st_ino
+        if sys.platform == "linux" and hasattr(select, "epoll"):
+            with select.epoll() as epoll:
+                epoll.register(number, 0)
+        elif _always_ready(number, status):
             raise PermissionError(errno.EPERM, f"descriptor {number} cannot be watched: it is always ready")
         return status.st_dev, status.st_ino
 
@@ -73,7 +78,7 @@ else:
         if kind == stat.S_IFCHR:
             return status.st_rdev in _devices_without_readiness()
         if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFBLK):
-            return False
+            return False  # an eventfd or its like
         try:
             readable, writable, _ = select.select([number], [number], [], 0)
         except (OSError, ValueError):  # the number does not fit into select

@@ -24,7 +24,9 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import time
+import weakref
 from _thread import RLock, get_ident
 
 from .arguments import c_int, event_mask, file_number, maximum_of_events, milliseconds_of
@@ -35,7 +37,7 @@ TYPE_CHECKING = False  # importing typing would cost more than all the rest
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
-    from typing import Self
+    from typing import NoReturn, Self
 
     from .contract import Descriptor
     from .identity import Identity
@@ -101,12 +103,13 @@ class UserSpaceLoop:
             raise OSError(f"flags must be 0 or EPOLL_CLOEXEC, got {flags:#x}")
         self._interests: dict[int, Interest] = {}
         self._lock = RLock()  # reentrant, for the signal handler that interrupts its own thread in here
-        self._polls: list[None] = []  # one for each poll under way
+        self._polls: list[int] = []  # for each poll under way, its thread
         self._reports = 0  # of polls that had to leave some out
         self._some_wait = False  # since the last poll left some out
         self._closed = False
         self._closed_by = 0  # the thread that did it
         self._released = False
+        _LOOPS.add(self)
 
     # The interface of epoll
 
@@ -161,6 +164,7 @@ class UserSpaceLoop:
             self._check_open()
             self._registered(number)
             self._drop(number)
+        self._changed()  # or a call that waits would hold on to the file, and keep it open
 
     def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
         """Wait for events: see :meth:`EpollLike.poll`."""
@@ -174,8 +178,10 @@ class UserSpaceLoop:
                 deadline = time.monotonic() + milliseconds / 1000
         if maxevents < 1:
             maxevents = maximum_of_events(maxevents)
+        me = get_ident()
         try:
-            self._polls.append(None)
+            self._polls.append(me)
+            self._check_open()  # again, since nobody lets go of anything from here on
             while True:
                 events = self._report(self._wait(milliseconds), maxevents)
                 if events or milliseconds == 0:
@@ -186,11 +192,11 @@ class UserSpaceLoop:
                     milliseconds = math.ceil((deadline - time.monotonic()) * 1000)
                     if milliseconds <= 0:
                         return events
-                if self._closed_by == get_ident():
+                if self._closed_by == me:
                     raise OSError(errno.EBADF, "a signal handler has closed the loop that was waiting")
         finally:
-            if self._polls:  # a Ctrl-C may have come before there was one
-                self._polls.pop()
+            if me in self._polls:  # a Ctrl-C may have come before
+                self._polls.remove(me)
             if self._closed:
                 self._let_go()
 
@@ -211,6 +217,9 @@ class UserSpaceLoop:
             self.close()
         except AttributeError:
             pass  # the constructor has failed
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -252,6 +261,14 @@ class UserSpaceLoop:
 
     def _changed(self) -> None:
         """Have those who wait already wait for what the table says now."""
+
+    def _renew(self) -> None:
+        """Do without what the parent's threads had in hand: this is the child of a fork.
+
+        What epoll shares, the table, stays; which threads wait, and who holds the lock, does not.
+        """
+        self._lock = RLock()
+        self._polls.clear()
 
     def _release(self) -> None:
         """Close what the loop itself had open. Called once, when nobody waits any more."""
@@ -349,3 +366,15 @@ class UserSpaceLoop:
             interest.reported = 0
             self._forget(number)
             return True
+
+
+_LOOPS: weakref.WeakSet[UserSpaceLoop] = weakref.WeakSet()
+
+
+def _renew_all() -> None:
+    for loop in list(_LOOPS):
+        loop._renew()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_renew_all)

@@ -216,13 +216,19 @@ class KqueueLoop(UserSpaceLoop):
                 if kind != OTHER or error.errno not in NOT_TAKEN:
                     raise
                 kind, filters = ODD, {}
-        if kind == ODD:
-            self._watch_outside(number, mask)
-            self._delete(number, former)  # it may be one filter alone that kqueue does not take
-        elif kind == SOCKET and mask & PRI and self._system.urgent == NO_FILTER:
-            self._watch_outside(number, PRI)
-        else:
-            self._forget_outside(number)
+        try:
+            if kind == ODD:
+                self._watch_outside(number, mask)
+                self._delete(number, former)  # it may be one filter alone that kqueue does not take
+            elif kind == SOCKET and mask & PRI and self._system.urgent == NO_FILTER:
+                self._watch_outside(number, PRI)
+            else:
+                self._forget_outside(number)
+        except BaseException:
+            self._delete(number, filters)
+            for each in former:
+                self._try(self._addition(number, each, former[each]))
+            raise
         self._watches[number] = Watch(kind, mask, filters)
         self._broken.discard(number)
         if broken:
@@ -408,6 +414,11 @@ class KqueueLoop(UserSpaceLoop):
                 if self._sleepers:
                     self._called = list(self._sleepers)
                     self._try(self._kevent(self._bell, self._system.read, self._system.add))
+
+    def _renew(self) -> None:
+        super()._renew()
+        self._sleepers.clear()
+        self._called.clear()
 
     def _release(self) -> None:
         if self._outer is not None:

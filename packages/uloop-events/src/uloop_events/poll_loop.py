@@ -49,7 +49,7 @@ BITS = [
         (UEvent.poll_hup, "POLLHUP"),
         (UEvent.poll_nval, "POLLNVAL"),
         (UEvent.poll_rdhup, "POLLRDHUP"),
-        # Old names for parts of IN and OUT, which epoll takes and so poll_event has no names for.
+        # Old names for parts of IN and OUT, which epoll takes; UEvent has no names for them.
         (0x40, "POLLRDNORM"),
         (0x80, "POLLRDBAND"),
         (0x100, "POLLWRNORM"),
@@ -73,7 +73,10 @@ class PollLoop(SnapshotLoop):
     def __init__(self, sizehint: int = -1, flags: int = 0) -> None:
         self._poll = _system_poll()
         super().__init__(sizehint, flags)
-        self._poll.register(self._first_waker.number, _to_system(UEvent.poll_in))
+
+    def _start_wakers(self) -> None:
+        super()._start_wakers()
+        self._poll = self._copy(self._first_waker)
 
     def _watch(self, number: int, mask: int) -> None:
         if sys.platform == "darwin" and not _is_taken(number):
@@ -93,8 +96,10 @@ class PollLoop(SnapshotLoop):
         # A poll object serves one call at a time.
         poll = self._poll if waker is self._first_waker else self._copy(waker)
         ready = poll.poll(milliseconds)
-        if ready and ready[0] == (waker.number, NOT_OPEN):  # it was registered first
-            raise OSError(errno.EBADF, "somebody has closed the descriptors of this loop itself")
+        if ready and ready[0][0] == waker.number:  # it was registered first
+            if ready[0][1] & NOT_OPEN:
+                raise OSError(errno.EBADF, "somebody has closed the descriptors of this loop itself")
+            waker.clear()
         if SAME_BITS:
             return ready
         return [(number, _FROM_SYSTEM[mask]) for number, mask in ready]

@@ -1,19 +1,24 @@
 """What is behind a descriptor that select calls readable: data, an end, or an error.
 
 select knows three states, epoll more. What is missing is asked of the descriptor itself, but
-only with questions that take nothing away: how many bytes wait (FIONREAD), what state a TCP
-connection is in (TCP_INFO), and, of Unix sockets, whether an empty send is refused. A peek, an
-SO_ERROR or an empty send on TCP would tell more, and would take the error from the program that
-is to find it: its ``recv`` would not raise ConnectionResetError any more.
+only with questions that take nothing away and change nothing: how many bytes wait (FIONREAD),
+what state a TCP connection is in (TCP_INFO), and, of Unix sockets, whether an empty send is
+refused. A peek, an SO_ERROR or an empty send on TCP would tell more, and would take the error
+from the program that is to find it: its ``recv`` would not raise ConnectionResetError any more.
+
+The questions are put by ctypes. A ``socket.socket`` made for the number would be simpler, but
+it may make the program's socket non-blocking (``socket.setdefaulttimeout``), and closes it if
+a Ctrl-C comes before ``detach``.
 
 A probe takes the number of a readable descriptor, and returns epoll's bits without OUT, which
-select tells.
+select tells. Where an end is not certain it is not told, and the program finds it by reading.
 
 Sources: tcp(7), unix(7), pipe(7), pty(7), and ``tcp_poll``, ``unix_poll`` and ``pipe_poll`` in Linux.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import select
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
 
     Probe = Callable[[int], int]
 
-__all__ = ["probe_for"]
+__all__ = ["has_peer", "probe_for"]
 
 IN = int(UEvent.poll_in)
 ERR = int(UEvent.poll_err)
@@ -38,14 +43,16 @@ HUP = int(UEvent.poll_hup)
 RDHUP = int(UEvent.poll_rdhup)
 
 # Linux's <net/tcp_states.h>
-ESTABLISHED, SYN_SENT = 1, 2
-FIN_WAIT_1, FIN_WAIT_2, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING = 4, 5, 6, 7, 8, 9, 10, 11
+ESTABLISHED, SYN_SENT, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING = 1, 2, 6, 7, 8, 9, 11
 # where Linux's struct tcp_info has what we want to know
 BYTES_ACKED, BYTES_SENT, BYTES_RETRANSMITTED = slice(120, 128), slice(200, 208), slice(208, 216)
 SEGMENTS_IN, BYTES_NOT_SENT = slice(140, 144), slice(144, 148)
 TCP_INFO_SIZE = 216
+SO_PROTOCOL, SO_DOMAIN = 38, 39  # Linux's <asm-generic/socket.h>
 
 PTY_CONTROLLER = (5, 2)  # Linux's device numbers of /dev/ptmx
+LONGEST_ADDRESS = 128  # bytes of a struct sockaddr_storage
+LOOKS = 4  # until it is believed that there is nothing to read, though another thread may be reading
 
 
 def probe_for(number: int) -> Probe:
@@ -59,14 +66,15 @@ def probe_for(number: int) -> Probe:
     """
     if sys.platform != "win32" and not stat.S_ISSOCK(os.fstat(number).st_mode):
         return _file_probe(number)
-    # The family is a lie, perhaps; but to find it out Python asks for the name, and a socket of
-    # Windows that has none says EINVAL.
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, number)
-    try:
-        kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
-    finally:
-        sock.detach()
+    kind = _option(number, socket.SOL_SOCKET, socket.SO_TYPE)
     return _stream_probe(number) if kind == socket.SOCK_STREAM else _datagram
+
+
+def has_peer(number: int) -> bool:
+    """Whether a socket is connected. Unlike SO_ERROR, this leaves an error to who asks for it next."""
+    address = ctypes.create_string_buffer(LONGEST_ADDRESS)
+    size = ctypes.c_int(LONGEST_ADDRESS)
+    return not _getpeername(number, address, ctypes.byref(size))
 
 
 def _other(number: int) -> int:
@@ -93,7 +101,7 @@ def _pipe_writer(number: int) -> int:
 
 def _has_ended(number: int) -> bool:
     """Whether there is nothing to read, and not because another thread has read it just now."""
-    return not _bytes_waiting(number) and _is_readable(number) and not _bytes_waiting(number)
+    return all(not _bytes_waiting(number) and _is_readable(number) for _ in range(LOOKS))
 
 
 def _stream_has_ended(number: int) -> bool:
@@ -105,23 +113,49 @@ def _is_readable(number: int) -> bool:
     return bool(select.select([number], [], [], 0)[0])
 
 
+def _is_exceptional(number: int) -> bool:
+    return bool(select.select([], [], [number], 0)[2])
+
+
 def _is_listening(number: int) -> bool:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, number)
     try:
-        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        return bool(_option(number, socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError:
         return False
-    finally:
-        sock.detach()
+
+
+def _option(number: int, level: int, name: int) -> int:
+    """What getsockopt(2) says, as a number."""
+    return int.from_bytes(_long_option(number, level, name, ctypes.sizeof(ctypes.c_int)), sys.byteorder)
+
+
+def _long_option(number: int, level: int, name: int, size: int) -> bytes:
+    value = ctypes.create_string_buffer(size)
+    if _getsockopt(number, level, name, value, ctypes.byref(ctypes.c_int(size))):
+        raise _error()
+    return value.raw
 
 
 if sys.platform == "win32":
-    import ctypes
+    _library = ctypes.WinDLL("ws2_32", use_last_error=True)
+    Descriptor = ctypes.c_size_t
+else:
+    _library = ctypes.CDLL(None, use_errno=True)
+    Descriptor = ctypes.c_int
 
+_getsockopt = _library.getsockopt
+_getsockopt.argtypes = (Descriptor, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_getpeername = _library.getpeername
+_getpeername.argtypes = (Descriptor, ctypes.c_void_p, ctypes.c_void_p)
+
+
+if sys.platform == "win32":
     FIONREAD = 0x4004667F  # <winsock2.h>
-    _ioctlsocket = ctypes.WinDLL("ws2_32").ioctlsocket
-    _ioctlsocket.argtypes = (ctypes.c_size_t, ctypes.c_long, ctypes.POINTER(ctypes.c_ulong))
-    _ioctlsocket.restype = ctypes.c_int
+    _ioctlsocket = _library.ioctlsocket
+    _ioctlsocket.argtypes = (Descriptor, ctypes.c_long, ctypes.c_void_p)
+
+    def _error() -> OSError:
+        return ctypes.WinError(ctypes.get_last_error())
 
     def _bytes_waiting(number: int) -> int:
         count = ctypes.c_ulong()
@@ -130,8 +164,7 @@ if sys.platform == "win32":
         return count.value
 
     def _is_at_urgent_byte(number: int) -> bool:
-        return bool(select.select([], [], [number], 0)[2])
-
+        return _is_exceptional(number)
 
 else:
     import fcntl
@@ -139,13 +172,17 @@ else:
 
     SIOCATMARK = 0x8905 if sys.platform == "linux" else 0x40047307  # <sys/sockio.h>
 
+    def _error() -> OSError:
+        code = ctypes.get_errno()
+        return OSError(code, os.strerror(code))
+
     def _bytes_waiting(number: int) -> int:
         try:
             return _ioctl(number, termios.FIONREAD)
         except OSError as error:
-            if error.errno == errno.EINVAL:
-                return 1  # it is no stream with an end: a listening Unix socket, say
-            raise
+            if error.errno == errno.EIO:
+                raise
+            return 1  # it is nothing with an end: a listening Unix socket, or a device
 
     def _is_at_urgent_byte(number: int) -> bool:
         try:
@@ -168,31 +205,28 @@ else:
 
 
 if sys.platform == "linux":
+    _send = _library.send
+    _send.argtypes = (Descriptor, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    _send.restype = ctypes.c_ssize_t
 
     def _stream_probe(number: int) -> Probe:
-        sock = socket.socket(fileno=number)
-        try:
-            family = sock.family
-        finally:
-            sock.detach()
-        if family in (socket.AF_INET, socket.AF_INET6):
+        family = _option(number, socket.SOL_SOCKET, SO_DOMAIN)
+        if family == socket.AF_UNIX:
+            return _linux_unix_stream
+        if _option(number, socket.SOL_SOCKET, SO_PROTOCOL) == socket.IPPROTO_TCP:
             return partial(_linux_tcp, _acknowledged_beside_data(number))
-        return _linux_unix_stream if family == socket.AF_UNIX else _stream
+        return _stream  # MPTCP, for one, whose TCP_INFO is that of a part of it
 
     def _linux_unix_stream(number: int) -> int:
-        if not _has_ended(number) or _is_listening(number):
+        if not _stream_has_ended(number) or _is_listening(number):
             return IN
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, number)
-        try:
-            # Of a Unix socket, unlike TCP, this leaves an error where it is.
-            sock.send(b"", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except BrokenPipeError:
+        # Of a Unix socket, unlike TCP, this leaves an error where it is.
+        if _send(number, None, 0, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) == 0:
+            return IN | RDHUP
+        code = ctypes.get_errno()
+        if code == errno.EPIPE:
             return IN | RDHUP | HUP
-        except OSError as error:
-            return HUP if error.errno == errno.ENOTCONN else IN | RDHUP
-        finally:
-            sock.detach()
-        return IN | RDHUP
+        return HUP if code == errno.ENOTCONN else IN | RDHUP
 
     def _linux_tcp(acknowledged_before: int, number: int) -> int:
         info = _tcp_info(number)
@@ -201,16 +235,14 @@ if sys.platform == "linux":
             return IN | RDHUP
         if state in (LAST_ACK, CLOSING, TIME_WAIT):
             return IN | RDHUP | HUP
-        if state == CLOSE:
-            if _counter(info, SEGMENTS_IN) == 0:
-                return HUP  # it has not been connected yet
-            if _counter(info, BYTES_ACKED) - _data_sent(info) > acknowledged_before:
-                return IN | RDHUP | HUP  # the peer has acknowledged the end that we sent: all is well
-            # A reset, or a refused connect. Whether the program has read the error already cannot be known.
-            return IN | RDHUP | HUP | ERR
-        if state != LISTEN and _stream_has_ended(number):  # we have shut it down ourselves
-            return IN | RDHUP | HUP if state in (FIN_WAIT_1, FIN_WAIT_2) else IN | RDHUP
-        return IN
+        if state != CLOSE:
+            return IN  # the peer has not ended
+        if _counter(info, SEGMENTS_IN) == 0:
+            return HUP  # it has not been connected yet
+        if _counter(info, BYTES_ACKED) - _data_sent(info) > acknowledged_before:
+            return IN | RDHUP | HUP  # the peer has acknowledged the end that we sent: all is well
+        # A reset, or a refused connect. Whether the program has read the error already cannot be known.
+        return IN | RDHUP | HUP | ERR
 
     def _acknowledged_beside_data(number: int) -> int:
         """What a peer acknowledges beside data before the end: 1, our SYN, where it was us who connected."""
@@ -227,13 +259,7 @@ if sys.platform == "linux":
         return _counter(info, BYTES_SENT) - _counter(info, BYTES_RETRANSMITTED)
 
     def _tcp_info(number: int) -> bytes:
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, number)
-        try:
-            return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE).ljust(
-                TCP_INFO_SIZE, b"\0"
-            )
-        finally:
-            sock.detach()
+        return _long_option(number, socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
 
     def _counter(info: bytes, place: slice) -> int:
         return int.from_bytes(info[place], sys.byteorder)
@@ -244,7 +270,8 @@ if sys.platform == "linux":
         except OSError:  # EIO: the controlling side has closed
             return IN | ERR | HUP
         # A terminal itself is readable and empty when Ctrl-D was typed: that is something to read.
-        return HUP if is_controller and ended else IN
+        # So is the status byte that the controlling side gets in packet mode.
+        return HUP if is_controller and ended and not _is_exceptional(number) else IN
 
 else:
 

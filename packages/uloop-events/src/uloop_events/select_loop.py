@@ -7,9 +7,8 @@ a descriptor readable is found out by the probes of ``probes.py``, which consume
 
 Everything that is registered is in the set of readers, whatever was asked for, since an error
 and the end of a stream make a descriptor readable, and epoll tells of those unasked. Where it
-is something else that nobody has asked for, the descriptor is left out for the rest of the
-wait, which would not be one otherwise; so an end that comes after that is told by the next
-``poll``.
+is something else that nobody has asked for, the descriptor is left out for a tenth of a second,
+or it would not be a wait; so an end that comes after that is told a little late.
 
 What it cannot see: how many of the ends of a stream have ended while data waits (but on Linux,
 TCP), whether an error was read already, and an error on a datagram socket as such: that one
@@ -28,13 +27,12 @@ from __future__ import annotations
 
 import errno
 import select
-import socket
 import sys
 import time
 
 from .event import UEvent
 from .identity import identity_of, is_open
-from .probes import probe_for
+from .probes import has_peer, probe_for
 from .snapshot import SnapshotLoop, Waker
 
 TYPE_CHECKING = False  # importing typing would cost more than all the rest
@@ -57,7 +55,7 @@ PRI = int(UEvent.poll_pri)
 OUT = int(UEvent.poll_out)
 FAILED_CONNECT = int(UEvent.poll_in | UEvent.poll_out | UEvent.poll_err | UEvent.poll_hup | UEvent.poll_rdhup)
 NOT_OPEN = {errno.EBADF, getattr(errno, "WSAENOTSOCK", errno.EBADF)}
-LONGEST_WAIT = 0.1  # seconds; after that Windows' Python can run its signal handlers
+LONGEST_WAIT = 0.1  # seconds; for Windows' Python to run its signal handlers, and see unwanted above
 
 
 class SelectLoop(SnapshotLoop):
@@ -89,6 +87,16 @@ class SelectLoop(SnapshotLoop):
         if number not in self._interests:  # else it is a oneshot that has fired
             self._probes.pop(number, None)
 
+    def _new_waker(self) -> Waker:
+        waker = super()._new_waker()
+        if not WINDOWS and waker.number >= FD_SETSIZE:
+            self._wakers.remove(waker)
+            waker.close()
+            raise OSError(
+                errno.EMFILE, f"select takes descriptors below {FD_SETSIZE} alone, and they are all in use"
+            )
+        return waker
+
     def _call(self, milliseconds: int | None, waker: Waker) -> Iterable[Event]:
         seconds = None if milliseconds is None else milliseconds / 1000
         if WINDOWS and (seconds is None or seconds > LONGEST_WAIT):
@@ -102,13 +110,20 @@ class SelectLoop(SnapshotLoop):
                 masks[number] = masks.get(number, 0) | self._meaning_of_exceptional(number)
             seen = len(unwanted)
             for number in readable:
+                if number == waker.number:
+                    continue
                 mask = self._meaning_of_readable(number)
                 if mask:
                     masks[number] = masks.get(number, 0) | mask
                 else:
                     unwanted.add(number)
-            if masks or waker.number in readable or len(unwanted) == seen:
+            if waker.number in readable:
+                waker.clear()
                 return masks.items()
+            if masks or len(unwanted) == seen:
+                return masks.items()
+            # A bounded wait, to look at them again: what is behind the data may have ended.
+            seconds = LONGEST_WAIT if seconds is None else min(seconds, LONGEST_WAIT)
             if deadline is not None:
                 seconds = max(0, deadline - time.monotonic())
 
@@ -142,7 +157,7 @@ class SelectLoop(SnapshotLoop):
 
     def _meaning_of_exceptional(self, number: int) -> int:
         """Urgent data; or, on Windows, a connect that has failed, which a connected socket has not."""
-        if WINDOWS and not _is_connected(number):
+        if WINDOWS and not has_peer(number):
             return FAILED_CONNECT
         interest = self._interests.get(number)
         if interest is None or not interest.mask & PRI:
@@ -175,14 +190,3 @@ def _put(number: int, numbers: dict[int, None], wanted: int) -> None:
         numbers[number] = None
     else:
         numbers.pop(number, None)
-
-
-def _is_connected(number: int) -> bool:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, number)  # whatever its family
-    try:
-        sock.getpeername()  # unlike SO_ERROR, it leaves the error to whoever asks for it next
-    except OSError:
-        return False
-    finally:
-        sock.detach()
-    return True

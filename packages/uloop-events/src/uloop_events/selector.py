@@ -152,7 +152,8 @@ class LoopSelector(BaseSelector):
             except BaseException:
                 self._drop(key.fd)
                 raise
-        key = self._keys[key.fd] = SelectorKey(key.fileobj, key.fd, events, data)
+        if events != key.events or data is not key.data:
+            key = self._keys[key.fd] = SelectorKey(key.fileobj, key.fd, events, data)
         return key
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:

@@ -40,23 +40,20 @@ class Waker:
         if sys.platform == "win32":  # a TCP connection, where a byte would wait for the last one's ACK
             self._writer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.number = self._reader.fileno()
-        self.woken = False
 
     def wake(self) -> None:
         try:
             self._writer.send(b"\0")
         except OSError:
             pass  # full: there is enough in it; closed: nobody waits any more
-        self.woken = True  # after the byte: who clears the flag then clears the byte as well
 
     def clear(self) -> None:
-        while self.woken:
-            self.woken = False
-            try:
-                while self._reader.recv(4096):
-                    pass
-            except OSError:
-                pass  # nothing left
+        """Take the bytes out; for who has found it readable."""
+        try:
+            while self._reader.recv(4096):
+                pass
+        except OSError:
+            pass  # nothing left
 
     def close(self) -> None:
         self._reader.close()
@@ -68,32 +65,38 @@ class SnapshotLoop(UserSpaceLoop):
 
     def __init__(self, sizehint: int = -1, flags: int = 0) -> None:
         super().__init__(sizehint, flags)
-        self._first_waker = Waker()
-        self._wakers = [self._first_waker]
-        self._spare_wakers = [self._first_waker]  # the first one last, so that it is the first to be taken
         self._waiting: list[Waker] = []
+        self._wakers: list[Waker] = []
+        self._start_wakers()
+
+    def _start_wakers(self) -> None:
+        self._first_waker = self._new_waker()
+
+    def _new_waker(self) -> Waker:
+        waker = Waker()
+        self._wakers.append(waker)
+        return waker
 
     def _wait(self, milliseconds: int | None) -> Iterable[Event]:
+        waker = None
         try:
-            waker = self._spare_wakers.pop()
-        except IndexError:
-            # Another thread waits, or this one did until a signal handler interrupted it to poll.
-            waker = Waker()
-            self._wakers.append(waker)
-        self._waiting.append(waker)
-        try:
+            with self._lock:
+                waker = self._free_waker()
+                self._waiting.append(waker)
             return self._call(milliseconds, waker)
         finally:
-            self._waiting.remove(waker)
-            if waker.woken:
-                waker.clear()
-            if waker is self._first_waker:
-                self._spare_wakers.append(waker)
-            else:
-                self._spare_wakers.insert(0, waker)
+            if waker in self._waiting:  # a Ctrl-C may have come before
+                self._waiting.remove(waker)
+
+    def _free_waker(self) -> Waker:
+        for waker in self._wakers:
+            if waker not in self._waiting:
+                return waker
+        # Other threads wait, or this one did until a signal handler interrupted it to poll.
+        return self._new_waker()
 
     def _call(self, milliseconds: int | None, waker: Waker) -> Iterable[Event]:
-        """Do the system call, and return when the waker is readable, too.
+        """Do the system call, and return when the waker is readable, too; then clear it.
 
         No two calls have the same waker at a time.
         """
@@ -107,6 +110,16 @@ class SnapshotLoop(UserSpaceLoop):
     def _changed(self) -> None:
         for waker in list(self._waiting):
             waker.wake()
+
+    def _renew(self) -> None:
+        super()._renew()
+        self._waiting.clear()
+        if not self._released:
+            # The old ones are the parent's as well: a byte in them would be for either of us.
+            for waker in self._wakers:
+                waker.close()
+            self._wakers.clear()
+            self._start_wakers()
 
     def _release(self) -> None:
         for waker in self._wakers:
