@@ -234,9 +234,8 @@ class Driver:
     def wait(self, port: HANDLE, completions: Completions, milliseconds: int) -> None:
         """Wait for answers; the addresses of the requests are left in ``completions``.
 
-        They are not returned, for an exception may come between a return and an assignment
-        when somebody presses Ctrl-C, and nobody is told of
-        an answer twice.
+        They are not returned: a Ctrl-C may come between a return and an assignment, and nobody
+        is told of an answer twice.
         """
         completions.forget()
         if not self._get(port, completions.where, completions.SIZE, completions.where_count, milliseconds, 0):

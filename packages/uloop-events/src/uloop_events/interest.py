@@ -6,7 +6,7 @@ depend on the call: which arguments are good, which error says what, how long a 
 what happens to a oneshot, to a descriptor that was closed, and to those that ``maxevents``
 left out. A loop is this class and a few functions for its platform.
 
-Three of the rules need more than a table:
+Some of the rules need more than a table:
 
 * *A closed descriptor drops out by itself.* The file's identity is kept at ``register``, and
   looked at again before an event is reported and before an interest is changed: another
@@ -17,7 +17,8 @@ Three of the rules need more than a table:
   poll those come first that have waited longest since they were last reported.
 * *Threads.* One lock guards the table, for as long as it takes to change a row. Nobody holds
   it while waiting, so a change reaches the table at once; how it reaches a platform's call
-  that is waiting already is the loop's business (``_changed``).
+  that is waiting already is the loop's business (``_changed``). The child of a fork has the
+  table, but not the threads: it starts with a lock that nobody holds (``_renew``).
 """
 
 from __future__ import annotations
