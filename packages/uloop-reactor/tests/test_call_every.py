@@ -49,7 +49,7 @@ def test_the_first_call_comes_after_one_period(loop: Uloop) -> None:
     started = time.monotonic()
     ticks.start()
     run_until(ticks, 1)
-    assert ticks.called[0] - started >= PERIOD
+    assert ticks.called[0] - started >= PERIOD - 1e-6  # but for the rounding of floats
 
 
 def test_no_call_is_early(loop: Uloop) -> None:
