@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import pytest
-from uloop_events import EPOLLIN, EPOLLOUT, EpollLike
+from uloop_events import EPOLLIN, EPOLLOUT, EPOLLRDHUP, EpollLike
 
 SocketPair = tuple[socket.socket, socket.socket]
 NeverEarlierThan = Callable[[float], AbstractContextManager[None]]
@@ -111,3 +112,25 @@ def test_data_that_comes_later_ends_the_wait(
         assert loop.poll(timeout) == [(ours.fileno(), EPOLLIN)]
     finally:
         sender.join()
+
+
+@pytest.mark.parametrize("timeout", [None, 20])
+def test_an_end_that_comes_during_the_wait_is_seen_behind_data_that_nobody_asked_for(
+    loop: EpollLike,
+    tcp_pair: Callable[[], SocketPair],
+    until_readable: Callable[[socket.socket], None],
+    timeout: float | None,
+) -> None:
+    if sys.platform != "linux":
+        pytest.skip("other systems do not tell of an end while data waits")
+    ours, theirs = tcp_pair()
+    theirs.send(b"x")
+    until_readable(ours)
+    loop.register(ours, EPOLLRDHUP)
+    assert loop.poll(0) == []
+    closer = threading.Timer(0.05, theirs.shutdown, [socket.SHUT_WR])
+    closer.start()
+    try:
+        assert loop.poll(timeout) == [(ours.fileno(), EPOLLRDHUP)]
+    finally:
+        closer.join()

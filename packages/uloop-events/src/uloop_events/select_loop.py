@@ -122,10 +122,10 @@ class SelectLoop(SnapshotLoop):
                 return masks.items()
             if masks or len(unwanted) == seen:
                 return masks.items()
-            # A bounded wait, to look at them again: what is behind the data may have ended.
-            seconds = LONGEST_WAIT if seconds is None else min(seconds, LONGEST_WAIT)
+            # A short wait, after which they are looked at again: what is behind the data may have ended.
+            seconds = LONGEST_WAIT
             if deadline is not None:
-                seconds = max(0, deadline - time.monotonic())
+                seconds = min(seconds, max(0, deadline - time.monotonic()))
 
     def _select(self, waker: Waker, unwanted: set[int], seconds: float | None) -> Ready:
         while True:
