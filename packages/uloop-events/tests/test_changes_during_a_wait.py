@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -183,7 +184,7 @@ def test_a_change_that_brings_nothing_does_not_end_the_wait(
 
 
 def test_close_does_not_end_the_wait(loop_type: Callable[[], EpollLike], socket_pair: MakePair) -> None:
-    for _ in range(ROUNDS):
+    for attempt in range(ROUNDS):
         ours, theirs = socket_pair()
         loop = loop_type()
         loop.register(ours, EPOLLIN)
@@ -196,6 +197,9 @@ def test_close_does_not_end_the_wait(loop_type: Callable[[], EpollLike], socket_
 
             waiting = pool.submit(wait)
             started.wait()
+            # Nothing tells that the kernel has begun to wait; a close that comes too early is
+            # seen below, and the next attempt leaves more time, however slow the machine is.
+            time.sleep(0.001 * 2 ** min(attempt, 10))
             loop.close()
             theirs.send(b"x")
             try:

@@ -172,6 +172,10 @@ class Uloop:
 
     # Timers and callbacks
 
+    def time(self) -> float:
+        """Now, in seconds, on the clock of this loop's timers: ``time.monotonic()``."""
+        return time.monotonic()
+
     def call_soon(self, callback: Callable[..., object], *args: object) -> None:
         """Call ``callback(*args)`` in the next turn, or later in this one."""
         self._check_open()
