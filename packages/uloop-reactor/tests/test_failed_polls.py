@@ -31,7 +31,7 @@ if sys.platform == "linux":
 
     @contextmanager
     def failing_epoll(loop: Uloop) -> Iterator[None]:
-        number = cast(HasFileno, loop._loop).fileno()
+        number = cast(HasFileno, loop._registry.backend).fileno()
         kept = os.dup(number)
         one, other = socket.socketpair()
         try:
@@ -113,7 +113,7 @@ def test_a_pause_ends_with_the_next_timer(fragile: Uloop, failing: AbstractConte
         for _ in range(4):
             fragile.run_once()
         for number in range(20):  # all within 0.1 s, while the next pause would be 0.16 s
-            fragile.call_later(0.005 * number, lambda: turns.add(fragile._turn))
+            fragile.call_later(0.005 * number, lambda: turns.add(fragile._registry.turn))
         fragile.call_later(0.1, fragile.stop)
         fragile.run()
     assert len(turns) > 5

@@ -202,7 +202,7 @@ def test_an_idle_loop_sleeps_until_the_next_timer(loop: Uloop) -> None:
     loop.timeout = 1000
     loop.call_later(0.1, loop.stop)
     loop.run()
-    assert loop._turn <= 3  # one would do, if all clocks were equally fine
+    assert loop.stats().turns <= 3  # one would do, if all clocks were equally fine
 
 
 def test_repr(loop: Uloop) -> None:

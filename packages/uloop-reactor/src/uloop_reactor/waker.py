@@ -27,6 +27,10 @@ class Waker:
     """Makes its own descriptor readable when asked to; a handler like any other."""
 
     def __init__(self) -> None:
+        self._gets_signals = False
+        self._open()
+
+    def _open(self) -> None:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
@@ -78,13 +82,27 @@ class Waker:
             yield
             return
         previous = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._gets_signals = True
         try:
             yield
         finally:
+            self._gets_signals = False
             try:
                 signal.set_wakeup_fd(previous)
             except (OSError, ValueError):
                 signal.set_wakeup_fd(-1)  # its owner has closed it meanwhile
+
+    def let_go(self) -> None:
+        """In a forked child: wake the parent no more, whose sockets these are too."""
+        if self._gets_signals:
+            signal.set_wakeup_fd(-1)
+
+    def renew(self) -> None:
+        """Make sockets that are ours alone."""
+        self.close()
+        self._open()
+        if self._gets_signals:
+            signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
 
     def close(self) -> None:
         self._reader.close()

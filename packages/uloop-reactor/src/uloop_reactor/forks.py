@@ -1,0 +1,40 @@
+"""What a fork does to the loops of the process, in the child.
+
+The child has a copy of the loop's memory, but shares the kernel's side of it with its parent: the
+same epoll, the same wake-up socket. If it went on, parent and child would take each other's
+events and each other's wake-ups, and an ``unregister`` of one would count for both. So in the
+child a loop is put aside (:meth:`Uloop._put_aside`), and refuses to be used until it is closed, or made
+anew by :meth:`Uloop.reinit`. Even in the middle of a batch the child does nothing more of it.
+
+``os.fork`` calls this, and so does multiprocessing's ``fork``; ``subprocess`` does not, and need not.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    from .uloop import Uloop
+
+__all__ = ["FORKED", "note"]
+
+FORKED = "this loop is its parent process's: call reinit() to use it here, or close() to let go of it"
+
+_loops: WeakSet[Uloop] = WeakSet()
+
+
+def note(loop: Uloop) -> None:
+    """Have a loop put aside in every child that is forked from now on."""
+    _loops.add(loop)
+
+
+def _put_aside() -> None:
+    for loop in list(_loops):
+        loop._put_aside()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_put_aside)

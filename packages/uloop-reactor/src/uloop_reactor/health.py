@@ -1,0 +1,265 @@
+"""Health: how a loop is doing, in counters that are always on, and what it warns of.
+
+A loop has one thread, so whoever takes long keeps everybody waiting. Counted are the turns, the
+events, how long turns take (the lag: so long an event may have waited) and who was slowest. It
+costs one look at the clock per event. Warned of, with the handler's name, are
+
+* a callback or handler that takes longer than ``slow`` seconds;
+* a handler that is called again and again for what it leaves as it is: the loop spins. Twenty
+  times slower than one turn is a look at what a descriptor has unread and unsent, so a busy
+  loop takes one each second, before and after the handler: three in a row without any change
+  are no accident;
+* a descriptor that was closed before it was removed. Nobody tells the loop, so it looks through
+  its descriptors, a few each second. Until then nothing goes wrong, but the entry is a leak,
+  and may hide that two parts of a program believe to own the same number.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from uloop_events import UEVENT_OF, UEvent
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
+__all__ = ["Health", "Stats"]
+
+log = logging.getLogger("uloop.reactor")
+
+SLOW = 0.1  # seconds that a callback may take without a warning
+CHECK_INTERVAL = 1.0  # seconds
+BUSY = 1000  # turns in that time, which only a loop under load or a spinning one makes
+SUSPICIONS = 3  # checks in a row
+MOST_SUSPECTS = 16  # descriptors examined in one check
+SWEPT_AT_ONCE = 100  # descriptors looked at in one check
+LEVELS = int(UEvent.poll_in | UEvent.poll_out)
+IN = int(UEvent.poll_in)
+OUT = int(UEvent.poll_out)
+TOLD_ONCE = int(UEvent.poll_et | UEvent.poll_oneshot)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What :meth:`Uloop.stats` returns; times are in seconds, counts since the loop was made."""
+
+    backend: str
+    descriptors: int  #: that have a handler
+    timers: int  #: calls to come
+    turns: int
+    events: int  #: handed to handlers
+    failures: int  #: exceptions that handlers and callbacks raised
+    lag: float  #: how long the last turn took, from waking to waiting again
+    longest_lag: float
+    slowest: float  #: how long the slowest handler or callback took
+    slowest_name: str  #: which that was; empty if there was none yet
+    slow: int  #: how often one took longer than ``slow_callback`` allows
+    spinning: int  #: handlers that left what they were called for as it was
+    closed: int  #: descriptors that were closed before they were removed
+
+
+class Registered(Protocol):
+    """What this module needs to know of a registration."""
+
+    @property
+    def handler(self) -> object: ...
+
+    @property
+    def mask(self) -> int: ...
+
+
+class Health:
+    """The counters of one loop. The loop itself counts events and lags."""
+
+    def __init__(self, registrations: Mapping[int, Registered], now: float) -> None:
+        self.events = 0
+        self.failures = 0
+        self.lag = 0.0
+        self.longest_lag = 0.0
+        self.slowest = 0.0
+        self.slowest_name = ""
+        self.slow = 0
+        self.spinning = 0
+        self.closed = 0
+        self.allowed = SLOW
+        self.remarkable = 0.0  # seconds; the loop tells of callbacks that take longer
+        self.next_check = now + CHECK_INTERVAL
+        self._registrations = registrations
+        self._turns_before = 0
+        self._suspects: dict[int, tuple[Registered, int]] = {}
+        self._sweep: Iterator[int] = iter(())
+
+    def allow(self, seconds: float) -> None:
+        """Warn of callbacks that take longer than this."""
+        self.allowed = seconds
+        self.remarkable = min(self.slowest, seconds)
+
+    def took(self, seconds: float, culprit: object) -> None:
+        """A callback took longer than any before, or longer than is allowed."""
+        if seconds > self.slowest:
+            self.slowest = seconds
+            self.slowest_name = repr(culprit)
+        if seconds > self.allowed:
+            self.slow += 1
+            log.warning("%r took %.3f s, and everything else waited", culprit, seconds)
+        self.remarkable = min(self.slowest, self.allowed)
+
+    def was_closed(self, number: int, handler: object) -> None:
+        """A descriptor was found closed that nobody had removed."""
+        self.closed += 1
+        log.warning("removed descriptor %d: it was closed; its handler was %r", number, handler)
+
+    def check(self, now: float, turn: int, ready: list[tuple[int, int]]) -> Callable[[], None] | None:
+        """Look for handlers that spin, and for closed descriptors.
+
+        Parameters:
+            now: the time it is.
+            turn: how many turns there were.
+            ready: what was just collected, and will be handed to the handlers.
+
+        Returns:
+            What to call when that is done, if anything.
+        """
+        busy = turn - self._turns_before >= BUSY * (now - self.next_check + CHECK_INTERVAL)
+        self._turns_before = turn
+        self.next_check = now + CHECK_INTERVAL
+        if not busy:
+            self._suspects.clear()
+            return None
+        before = {}
+        for number, mask in ready[:MOST_SUSPECTS]:
+            registration = self._registrations.get(number)
+            if registration is not None and mask & LEVELS and not registration.mask & TOLD_ONCE:
+                before[number] = registration, mask & LEVELS, _backlog(number, mask)
+        return lambda: self._compare(before)
+
+    def closed_ones(self) -> list[int]:
+        """Some numbers, if any, of registered descriptors that are closed; others at each call."""
+        found = []
+        for _ in range(min(SWEPT_AT_ONCE, len(self._registrations))):
+            number = next(self._sweep, None)
+            if number is None:
+                self._sweep = iter(list(self._registrations))
+                break
+            if number in self._registrations and not _is_open(number):
+                found.append(number)
+        return found
+
+    def _compare(self, before: dict[int, tuple[Registered, int, tuple[int, int] | None]]) -> None:
+        """See what the handlers have left as it was."""
+        suspects = {}
+        for number, (registration, mask, backlog) in before.items():
+            if (
+                self._registrations.get(number) is registration
+                and registration.mask & mask == mask
+                and backlog is not None
+                and _backlog(number, mask) == backlog
+            ):
+                known, times = self._suspects.get(number, (registration, 0))
+                times = times + 1 if known is registration else 1
+                suspects[number] = registration, times
+                if times == SUSPICIONS:
+                    self.spinning += 1
+                    log.warning(
+                        "%r is called for %r of descriptor %d again and again, and leaves it as it is",
+                        registration.handler,
+                        UEVENT_OF[mask],
+                        number,
+                    )
+        self._suspects = suspects
+
+
+def _backlog(number: int, mask: int) -> tuple[int, int] | None:
+    """What a handler changes by reading or writing; ``None`` where that cannot be told.
+
+    An empty datagram does not count as unread, so of those nothing can be told; nor of a
+    listening socket.
+    """
+    unread = sent = 0
+    if mask & IN:
+        unread = _ask(number, FIONREAD)
+        if unread < 0 or (unread == 0 and _is_datagram(number)):
+            return None
+    if mask & OUT:
+        sent = _sent(number)
+        if sent < 0:
+            return None
+    return unread, sent
+
+
+# ctypes is imported when a loop is busy at last, because that takes longer than all the rest.
+
+if sys.platform == "win32":
+    FIONREAD = 0x4004667F  # <winsock2.h>
+
+    def _ask(number: int, question: int) -> int:
+        import ctypes
+
+        answer = ctypes.c_ulong()
+        failed = ctypes.windll.ws2_32.ioctlsocket(ctypes.c_size_t(number), question, ctypes.byref(answer))
+        return -1 if failed else answer.value
+
+    def _option(number: int, level: int, name: int, size: int) -> bytes:
+        import ctypes
+
+        answer, length = ctypes.create_string_buffer(size), ctypes.c_int(size)
+        failed = ctypes.windll.ws2_32.getsockopt(
+            ctypes.c_size_t(number), level, name, answer, ctypes.byref(length)
+        )
+        return b"" if failed else answer.raw[: length.value]
+
+    def _sent(number: int) -> int:
+        """A number that changes when something is written; -1, for there is none here."""
+        return -1
+
+    def _is_open(number: int) -> bool:
+        try:
+            select.select([number], [], [], 0)
+        except OSError:
+            return False
+        return True
+
+else:
+    FIONREAD = termios.FIONREAD
+
+    def _ask(number: int, question: int) -> int:
+        try:
+            return int.from_bytes(fcntl.ioctl(number, question, bytes(4)), sys.byteorder)
+        except OSError:
+            return -1
+
+    def _option(number: int, level: int, name: int, size: int) -> bytes:
+        import ctypes
+
+        answer, length = ctypes.create_string_buffer(size), ctypes.c_uint(size)
+        failed = ctypes.CDLL(None).getsockopt(number, level, name, answer, ctypes.byref(length))
+        return b"" if failed else answer.raw[: length.value]
+
+    def _sent(number: int) -> int:
+        """A number that changes when something is written; -1 where there is none."""
+        if sys.platform != "linux":
+            return -1
+        info = _option(number, socket.IPPROTO_TCP, socket.TCP_INFO, 208)
+        if len(info) == 208:
+            return int.from_bytes(info[200:208], sys.byteorder)  # tcpi_bytes_sent, <linux/tcp.h>
+        return _ask(number, termios.TIOCOUTQ)  # a Unix socket's goes down when the peer reads
+
+    def _is_open(number: int) -> bool:
+        try:
+            os.fstat(number)
+        except OSError:
+            return False
+        return True
+
+
+def _is_datagram(number: int) -> bool:
+    kind = _option(number, socket.SOL_SOCKET, socket.SO_TYPE, 4)
+    return int.from_bytes(kind, sys.byteorder) == socket.SOCK_DGRAM

@@ -1,0 +1,81 @@
+"""Graceful shutdown: nothing new, what was begun is finished, and it does not take for ever.
+
+Every handler in the loop's table that has a method ``close`` is closed: listeners stop accepting,
+streams flush what they hold, connectors give up. A handler that is done removes itself from
+the table, so the table says when all are: then the loop stops. What is left at the deadline is
+aborted; a handler without ``abort`` is removed, and its descriptor is its owner's business.
+Handlers without ``close`` are not asked and not waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .timers import Timer
+    from .uloop import Uloop
+
+__all__ = ["Shutdown"]
+
+log = logging.getLogger("uloop.reactor")
+
+
+class Shutdown:
+    """The shutdown of one loop.
+
+    Parameters:
+        loop: it is stopped at the end.
+        table: tells each registered number and its handler.
+    """
+
+    def __init__(self, loop: Uloop, table: Callable[[], Iterable[tuple[int, object]]]) -> None:
+        self._loop = loop
+        self._table = table
+        self._asked: set[int] = set()  # the ids of handlers, which the table keeps alive
+        self._deadline: Timer | None = None
+        self._looking = False
+
+    def begin(self, grace: float) -> None:
+        """Ask everybody to close; called again, it changes the deadline."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._loop.call_later(grace, self._abort)
+        self.changed()
+
+    def changed(self) -> None:
+        """Somebody has left the table; look later in this turn whether that was the last."""
+        if not self._looking:
+            self._looking = True
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        left = self._left()
+        for _, handler in left:
+            if id(handler) not in self._asked:
+                self._asked.add(id(handler))
+                _call(handler, "close")
+        if not self._left():
+            self._loop.stop()
+
+    def _abort(self) -> None:
+        left = self._left()
+        for number, handler in left:
+            if hasattr(handler, "abort"):
+                _call(handler, "abort")
+            self._loop.remove(number)
+        if left:
+            log.warning("shutdown: aborted %d handlers that were not done in time", len(left))
+        self._loop.stop()
+
+    def _left(self) -> list[tuple[int, object]]:
+        return [(number, handler) for number, handler in self._table() if hasattr(handler, "close")]
+
+
+def _call(handler: object, name: str) -> None:
+    try:
+        getattr(handler, name)()
+    except Exception:
+        log.exception("shutdown: %s of %r failed", name, handler)
