@@ -21,7 +21,10 @@ if sys.platform == "linux":
     else:
         kqueue_model.install()  # before uloop_reactor looks what there is
 
-from uloop_reactor import Uloop, available_backends
+from uloop_reactor import Uloop
+from uloop_reactor.testing import uloop, virtual_clock, virtual_uloop
+
+__all__ = ["uloop", "virtual_clock", "virtual_uloop"]  # fixtures for all tests here
 
 #: where a platform lists the descriptors of a process; Windows does not
 DESCRIPTORS = {"linux": "/proc/self/fd", "darwin": "/dev/fd"}.get(sys.platform)
@@ -37,13 +40,10 @@ def no_descriptor_is_left_open() -> Iterator[None]:
     assert len(os.listdir(DESCRIPTORS)) == before
 
 
-@pytest.fixture(params=available_backends())
-def loop(request: pytest.FixtureRequest) -> Iterator[Uloop]:
+@pytest.fixture
+def loop(uloop: Uloop) -> Uloop:
     """A loop on each backend in turn, which fails the test rather than run for ever."""
-    with Uloop(request.param) as loop:
-        # Not an Exception, so run() lets it pass.
-        loop.call_later(30, pytest.fail, "the loop still ran after 30 seconds")
-        yield loop
+    return uloop
 
 
 @pytest.fixture

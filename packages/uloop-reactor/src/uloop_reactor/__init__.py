@@ -15,14 +15,17 @@ from uloop_events import UEvent
 from .__about__ import __version__
 from .factory import available_backends
 from .handler import EventHandler, ProcessesEvents
-from .timers import Timer
+from .health import Stats
+from .timers import Clock, Timer
 from .uloop import Uloop
 
 _logging.getLogger("uloop").addHandler(_logging.NullHandler())
 
 __all__ = [
+    "Clock",
     "EventHandler",
     "ProcessesEvents",
+    "Stats",
     "Timer",
     "UEvent",
     "Uloop",
