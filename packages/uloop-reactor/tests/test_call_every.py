@@ -142,3 +142,44 @@ def test_a_short_period_leaves_room_for_others(loop: Uloop) -> None:
 def test_a_period_must_be_positive_and_finite(period: float, loop: Uloop) -> None:
     with pytest.raises(ValueError, match=r"finite|positive"):
         loop.call_every(period, int)
+
+
+def test_the_first_call_when_it_is_asked_for(virtual_uloop: Uloop) -> None:
+    called: list[float] = []
+    for first in (0, 0.5, 7):
+        start = virtual_uloop.time()
+        called.clear()
+        timer = virtual_uloop.call_every(2, lambda: called.append(virtual_uloop.time()), first=first)
+        while len(called) < 3:
+            virtual_uloop.run_once()
+        timer.cancel()
+        assert called == pytest.approx([start + first + 2 * tick for tick in range(3)], abs=1e-9)
+
+
+def test_jitter_moves_the_calls_and_not_the_grid(virtual_uloop: Uloop) -> None:
+    called: list[float] = []
+    virtual_uloop.call_every(10, lambda: called.append(virtual_uloop.time()), jitter=4)
+    while len(called) < 50:
+        virtual_uloop.run_once()
+    late = [called[tick] - 10 * (tick + 1) for tick in range(50)]
+    assert all(0 <= seconds <= 4 for seconds in late)
+    assert len(set(late)) > 40
+    assert max(late) - min(late) > 1
+
+
+@pytest.mark.parametrize("jitter", [-1, 2.5, math.nan, math.inf])
+def test_a_jitter_that_does_not_fit_the_period(jitter: float, loop: Uloop) -> None:
+    with pytest.raises(ValueError, match="jitter must be from 0 to the period of 2 seconds"):
+        loop.call_every(2, int, jitter=jitter)
+
+
+def test_a_periodic_call_that_is_put_off_goes_on_from_there(virtual_uloop: Uloop) -> None:
+    called: list[float] = []
+    timer = virtual_uloop.call_every(10, lambda: called.append(virtual_uloop.time()))
+    timer.reschedule(17)
+    while len(called) < 2:
+        virtual_uloop.run_once()
+    timer.reschedule(30)
+    while len(called) < 4:
+        virtual_uloop.run_once()
+    assert called == [17, 27, 30, 40]

@@ -81,12 +81,52 @@ def test_a_number_in_use_again_can_be_added_again(
 
 
 def test_one_that_lives_on_elsewhere(loop: Uloop, make_readable: MakeReadable) -> None:
-    if loop.backend == "epoll":
-        pytest.skip("epoll watches the open file, and reports it until its last duplicate is closed")
+    """epoll watches what is behind the number, and would tell of it for ever."""
+    sock, other, recorder = make_readable(), make_readable(), Recorder()
+    number = sock.fileno()
+    loop.add(number, UEvent.poll_in, Recorder())
+    loop.add(other, UEvent.poll_none, recorder)
+    with sock.dup():  # a forked child has one too
+        sock.close()
+        loop.remove(number)
+        for _ in range(5):
+            loop.run_once(0)
+        assert_that_it_sleeps(loop)
+        loop.modify(other, UEvent.poll_in)
+        loop.run_once(30)
+        assert recorder.events == [UEvent.poll_in]  # nobody else is forgotten
+
+
+def test_one_that_lives_on_elsewhere_in_poll(loop: Uloop, make_readable: MakeReadable) -> None:
     sock = make_readable()
     number = sock.fileno()
     loop.add(number, UEvent.poll_in, Recorder())
-    with sock.dup():  # a forked child has one too; epoll watches what is behind the number
+    with sock.dup():
         sock.close()
         loop.remove(number)
-        assert_that_it_sleeps(loop)
+        started = time.monotonic()
+        assert loop.poll(0.05) == []
+        assert time.monotonic() - started >= 0.05 - 1e-6  # but for the rounding of floats
+        assert loop.poll(0) == []
+
+
+def test_what_is_removed_in_every_batch_is_no_stranger(
+    loop: Uloop, make_readable: MakeReadable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two that are ready in the same batch, again and again, and the first removes the second."""
+    one, two = make_readable(), make_readable()
+
+    class Remover:
+        def __init__(self, other: socket.socket) -> None:
+            self.other = other
+
+        def process_event(self, fileno: int, event: UEvent) -> None:
+            loop.remove(self.other)
+
+    for _ in range(10):
+        loop.remove(one)
+        loop.remove(two)
+        loop.add(one, UEvent.poll_in, Remover(two))
+        loop.add(two, UEvent.poll_in, Remover(one))
+        loop.run_once(30)
+    assert caplog.records == []

@@ -124,7 +124,11 @@ class Registry:
                 self._watch(number, registration, registration.mask)
 
     def renew(self, table: dict[int, Registration]) -> None:
-        """Make a backend that knows these descriptors and nothing else."""
+        """Make a backend that knows these descriptors and nothing else.
+
+        A oneshot counts as armed: that it was told already is not known here, so it may be told
+        once more.
+        """
         self.backend.close()
         _, self.backend = create_backend(self.name)
         self.table.clear()  # in place: the loop may be in the middle of it

@@ -10,7 +10,7 @@ Handlers without ``close`` are not asked and not waited for.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,51 +23,64 @@ log = logging.getLogger("uloop.reactor")
 
 
 class Shutdown:
-    """The shutdown of one loop.
+    """One shutdown of a loop.
 
     Parameters:
         loop: it is stopped at the end.
-        table: tells each registered number and its handler.
+        table: tells the number and the handler of each descriptor.
+        over: called at the end.
     """
 
-    def __init__(self, loop: Uloop, table: Callable[[], Iterable[tuple[int, object]]]) -> None:
+    def __init__(
+        self, loop: Uloop, table: Callable[[], list[tuple[int, object]]], over: Callable[[], object]
+    ) -> None:
         self._loop = loop
         self._table = table
+        self._over = over
         self._asked: set[int] = set()  # the ids of handlers, which the table keeps alive
         self._deadline: Timer | None = None
         self._looking = False
+        self._ended = False
 
     def begin(self, grace: float) -> None:
         """Ask everybody to close; called again, it changes the deadline."""
+        deadline = self._loop.call_later(grace, self._abort)
         if self._deadline is not None:
             self._deadline.cancel()
-        self._deadline = self._loop.call_later(grace, self._abort)
+        self._deadline = deadline
         self.changed()
 
     def changed(self) -> None:
-        """Somebody has left the table; look later in this turn whether that was the last."""
+        """The table has changed; look later in this turn whether anybody is left."""
         if not self._looking:
             self._looking = True
             self._loop.call_soon(self._look)
 
     def _look(self) -> None:
         self._looking = False
-        left = self._left()
-        for _, handler in left:
+        if self._ended:
+            return
+        for _, handler in self._left():
             if id(handler) not in self._asked:
                 self._asked.add(id(handler))
                 _call(handler, "close")
         if not self._left():
-            self._loop.stop()
+            self._end()
 
     def _abort(self) -> None:
         left = self._left()
+        log.warning("shutdown: aborting %d handlers that were not done in time", len(left))
         for number, handler in left:
             if hasattr(handler, "abort"):
                 _call(handler, "abort")
             self._loop.remove(number)
-        if left:
-            log.warning("shutdown: aborted %d handlers that were not done in time", len(left))
+        self._end()
+
+    def _end(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._ended = True
+        self._over()
         self._loop.stop()
 
     def _left(self) -> list[tuple[int, object]]:

@@ -103,8 +103,8 @@ class Timer:
         later = _finite(when) >= self._when
         self._when = when
         if not later:
-            self._queue._count_husk()
             self._queue._push(self)
+            self._queue._count_husk()  # its former entry
 
     def _release(self) -> None:
         self._callback = None  # what the callback holds on to is let go of now

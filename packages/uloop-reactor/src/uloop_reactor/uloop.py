@@ -411,8 +411,7 @@ class Uloop:
         """
         self._check_usable()
         if self._shutdown is None:
-            table = self._registry.table
-            self._shutdown = Shutdown(self, lambda: [(n, r.handler) for n, r in table.items()])
+            self._shutdown = Shutdown(self, self._handlers, self._shutdown_is_over)
         self._shutdown.begin(grace)
 
     def close(self) -> None:
@@ -674,6 +673,17 @@ class Uloop:
             self._use_backend()
 
     # The state of the loop
+
+    def _handlers(self) -> list[tuple[int, object]]:
+        """The program's handlers, by descriptor."""
+        return [
+            (number, registration.handler)
+            for number, registration in self._registry.table.items()
+            if registration.handler is not self._waker
+        ]
+
+    def _shutdown_is_over(self) -> None:
+        self._shutdown = None
 
     def _signalled(self, callback: Callable[..., object], *args: object) -> None:
         if not self._closed:
