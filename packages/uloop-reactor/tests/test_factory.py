@@ -52,7 +52,7 @@ def test_a_name_means_what_it_says(name: str) -> None:
         "select": "SelectLoop",
     }
     with Uloop(name) as loop:
-        assert type(loop._registry.backend).__name__ == classes[name]
+        assert type(loop._turns.registry.backend).__name__ == classes[name]
 
 
 @pytest.mark.parametrize("name", available_backends())

@@ -31,7 +31,7 @@ if sys.platform == "linux":
 
     @contextmanager
     def failing_epoll(loop: Uloop) -> Iterator[None]:
-        number = cast(HasFileno, loop._registry.backend).fileno()
+        number = cast(HasFileno, loop._turns.registry.backend).fileno()
         kept = os.dup(number)
         one, other = socket.socketpair()
         try:
@@ -113,7 +113,7 @@ def test_a_pause_ends_with_the_next_timer(fragile: Uloop, failing: AbstractConte
         for _ in range(4):
             fragile.run_once()
         for number in range(20):  # all within 0.1 s, while the next pause would be 0.16 s
-            fragile.call_later(0.005 * number, lambda: turns.add(fragile._registry.turn))
+            fragile.call_later(0.005 * number, lambda: turns.add(fragile.stats().turns))
         fragile.call_later(0.1, fragile.stop)
         fragile.run()
     assert len(turns) > 5
@@ -174,9 +174,9 @@ def test_the_loop_can_be_closed(fragile: Uloop, failing: AbstractContextManager[
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what breaks a poll(2) breaks a socket's wait as well")
 def test_stop_ends_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uloop_reactor.uloop.LONGEST_PAUSE", 1000)
+    monkeypatch.setattr("uloop_reactor.turns.LONGEST_PAUSE", 1000)
     with Uloop("epoll") as loop:
-        loop._failed_polls = 20  # so the next pause is as long as a pause can be
+        loop._turns._failed_polls = 20  # so the next pause is as long as a pause can be
         stopper = threading.Timer(0.05, loop.stop)
         with WAYS["epoll"](loop):
             stopper.start()

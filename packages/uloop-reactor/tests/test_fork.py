@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import pytest
@@ -55,7 +56,8 @@ def in_child(function: Callable[[], object]) -> None:
     assert status == 0
 
 
-def test_the_child_is_refused(loop: Uloop) -> None:
+def test_the_child_is_refused(loop: Uloop, make_pair: MakePair) -> None:
+    echo = Echo(make_pair()[0])
     calls: list[Callable[[], object]] = [
         loop.run,
         loop.run_once,
@@ -64,7 +66,7 @@ def test_the_child_is_refused(loop: Uloop) -> None:
         lambda: loop.call_threadsafe(int),
         lambda: loop.call_later(0, int),
         lambda: loop.call_every(1, int),
-        lambda: loop.add(0, UEvent.poll_in, Echo(None)),  # type: ignore[arg-type]
+        lambda: loop.add(0, UEvent.poll_in, echo),
         lambda: loop.run_in_thread(int),
         lambda: loop.on_signal(signal.SIGTERM, int),
         lambda: loop.shutdown(),
@@ -231,3 +233,36 @@ def test_children_of_children(loop: Uloop) -> None:
         loop.run()
 
     in_child(child)
+
+
+def test_a_fork_in_another_thread_while_the_loop_runs(loop: Uloop) -> None:
+    def child() -> None:
+        loop.reinit()
+        loop.call_soon(loop.stop)
+        loop.run()
+
+    def finish(future: Future[None]) -> None:
+        loop.stop()
+        future.result()
+
+    loop.run_in_thread(in_child, child, done=finish)
+    loop.run()
+    assert loop.stats().failures == 0
+
+
+def test_a_timer_that_is_cancelled_before_reinit(loop: Uloop) -> None:
+    before = loop.stats().timers
+    timers = [loop.call_later(1000 + number, int) for number in range(300)]
+    kept = loop.call_later(0.01, loop.stop)
+
+    def child() -> None:
+        for timer in timers:
+            timer.cancel()
+        assert "0 descriptors" in repr(loop)
+        loop.reinit()
+        assert loop.stats().timers == before + 1
+        assert kept.active
+        loop.run()
+
+    in_child(child)
+    assert loop.stats().timers == before + 301

@@ -187,22 +187,42 @@ def test_a_handler_that_ignores_the_end(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whether something was written")
 def test_a_handler_that_could_write_and_has_nothing_to_write(
-    fast_loop: Uloop, virtual_clock: VirtualClock, make_pair: MakePair, caplog: pytest.LogCaptureFixture
+    fast_loop: Uloop, virtual_clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ours, _ = make_pair()
-    fast_loop.add(ours, UEvent.poll_out, Lazy())
-    spin(fast_loop, virtual_clock, 6)
-    (warning,) = warnings_of(caplog)
-    assert "poll_out" in warning
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+    with ours:
+        fast_loop.add(ours, UEvent.poll_out, Lazy())
+        spin(fast_loop, virtual_clock, 6)
+        (warning,) = warnings_of(caplog)
+        assert "poll_out" in warning
+        fast_loop.remove(ours)
 
 
-@pytest.mark.parametrize("kind", ["stream", "datagrams", "empty datagrams"])
+def test_a_name_that_cannot_be_said(loop: Uloop) -> None:
+    class Nameless:
+        def __repr__(self) -> str:
+            raise RuntimeError("from __repr__")
+
+        def __call__(self) -> None:
+            time.sleep(0.002)
+
+    loop.call_soon(Nameless())
+    loop.run_once(0)
+    assert "Nameless" in loop.stats().slowest_name
+
+
+@pytest.mark.parametrize("kind", ["stream", "TCP", "datagrams", "empty datagrams"])
 def test_a_handler_under_load_is_not_suspected(
     kind: str, fast_loop: Uloop, virtual_clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The same amount is there whenever it is looked at, but it is always another one."""
     if kind == "stream":
         ours, theirs = socket.socketpair()
+    elif kind == "TCP":
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            theirs = socket.create_connection(listener.getsockname())
+            ours, _ = listener.accept()
     else:
         ours, theirs = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
         for sock in (ours, theirs):
@@ -279,3 +299,28 @@ def test_many_descriptors_are_looked_at_in_turn(
         virtual_uloop.run_once(0)
     assert virtual_uloop.stats().closed == 120
     assert virtual_uloop.stats().descriptors == 120
+
+
+def test_a_bug_that_strangers_trigger_does_not_fill_the_log(
+    virtual_uloop: Uloop, virtual_clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(divisor: int) -> None:
+        1 / divisor
+
+    for _ in range(100):
+        virtual_uloop.call_soon(fail, 0)
+    virtual_uloop.call_soon(fail, "x")  # type: ignore[arg-type]
+    virtual_uloop.run_once(0)
+    assert [record.exc_info is not None for record in caplog.records] == [True] * 11
+    assert virtual_uloop.stats().failures == 101
+    caplog.clear()
+    virtual_clock.advance(2)
+    virtual_uloop.run_once(0)
+    (warning,) = warnings_of(caplog)
+    assert "ZeroDivisionError was raised 90 times more" in warning
+    assert "test_health.py, line" in warning
+    caplog.clear()
+    virtual_uloop.call_soon(fail, 0)
+    virtual_uloop.run_once(0)
+    (record,) = caplog.records
+    assert record.exc_info

@@ -100,3 +100,54 @@ def test_bad_arguments(loop: Uloop) -> None:
         loop.on_signal(12345, int)
     with pytest.raises(TypeError, match="callable"):
         loop.on_signal(signal.SIGTERM, "not callable")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_loops_let_go_of_one_signal_in_any_order(first: int) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        loops = [Uloop(), Uloop(), Uloop()]
+        for loop in loops:
+            loop.on_signal(signal.SIGTERM, int)
+        for index in (first, 2 - 2 * first, 1 + first):
+            loops[index].close()
+        assert all(loop.closed for loop in loops)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_the_loop_that_is_left_is_told(loop: Uloop) -> None:
+    called: list[int] = []
+    with Uloop() as other:
+        other.on_signal(signal.SIGTERM, called.append, 1)
+        loop.on_signal(signal.SIGTERM, called.append, 2)
+    signal.raise_signal(signal.SIGTERM)
+    loop.run_once(0)
+    loop.on_signal(signal.SIGTERM, None)
+    assert called == [2]
+
+
+def test_none_leaves_alone_what_somebody_set_after_us(loop: Uloop) -> None:
+    loop.on_signal(signal.SIGTERM, int)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    loop.on_signal(signal.SIGTERM, None)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    assert before is not signal.SIG_IGN
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_a_loop_that_another_thread_closes() -> None:
+    """There nothing can be put back; that is made up for when the signal comes."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        loop = Uloop()
+        loop.on_signal(signal.SIGTERM, pytest.fail, "a closed loop was told")
+        thread = threading.Thread(target=loop.close)
+        thread.start()
+        thread.join()
+        signal.raise_signal(signal.SIGTERM)
+        assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)

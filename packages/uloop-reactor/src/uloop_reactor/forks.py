@@ -16,14 +16,47 @@ import sys
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from uloop_events import UEvent
+
 if TYPE_CHECKING:
+    from .turns import Turns
     from .uloop import Uloop
 
-__all__ = ["FORKED", "note"]
+__all__ = ["FORKED", "Aside", "note"]
 
 FORKED = "this loop is its parent process's: call reinit() to use it here, or close() to let go of it"
 
 _loops: WeakSet[Uloop] = WeakSet()
+
+
+class Aside:
+    """What a loop held when its process forked, out of the child's reach; taken from it when made."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._stopping = turns.stopping
+        self._table = dict(turns.registry.table)
+        self._timers = turns.timers.put_aside()
+        self._soon = list(turns.soon)
+        turns.registry.table.clear()
+        turns.soon.clear()
+        turns.stopping = True  # after the callback that has forked, if there is one
+        turns.sleep_no_more()
+        turns.waker.let_go()
+
+    def give_back(self, turns: Turns) -> None:
+        """Let the loop go on with it, in a backend and with a waker of its own.
+
+        Raises:
+            OSError: there is no descriptor left.
+        """
+        self._table.pop(turns.waker.fileno(), None)
+        turns.waker.renew()
+        turns.registry.renew(self._table)
+        turns.registry.add(turns.waker.fileno(), int(UEvent.poll_in), turns.waker)
+        turns.use_backend()
+        turns.timers.put_back(self._timers)
+        turns.soon.extend(self._soon)
+        turns.stopping = self._stopping
 
 
 def note(loop: Uloop) -> None:

@@ -5,10 +5,11 @@ events, how long turns take (the lag: so long an event may have waited) and who 
 costs one look at the clock per event. Warned of, with the handler's name, are
 
 * a callback or handler that takes longer than ``slow`` seconds;
-* a handler that is called again and again for what it leaves as it is: the loop spins. Twenty
-  times slower than one turn is a look at what a descriptor has unread and unsent, so a busy
-  loop takes one each second, before and after the handler: three in a row without any change
-  are no accident;
+* a handler that is called again and again for what it leaves as it is: the loop spins. A busy
+  loop looks each second what some descriptors have unread, or how much was written to them, before
+  and after their handlers; if nothing has changed in three such seconds, it is no accident.
+  Of TCP on Linux that is certain, for it counts the bytes of a connection; of datagrams, and of
+  listening sockets, it cannot be told;
 * a descriptor that was closed before it was removed. Nobody tells the loop, so it looks through
   its descriptors, a few each second. Until then nothing goes wrong, but the entry is a leak,
   and may hide that two parts of a program believe to own the same number.
@@ -41,6 +42,8 @@ BUSY = 1000  # turns in that time, which only a loop under load or a spinning on
 SUSPICIONS = 3  # checks in a row
 MOST_SUSPECTS = 16  # descriptors examined in one check
 SWEPT_AT_ONCE = 100  # descriptors looked at in one check
+MOST_LOGGED = 10  # tracebacks of one kind between two checks
+DATAGRAM = int(socket.SOCK_DGRAM).to_bytes(4, sys.byteorder)
 LEVELS = int(UEvent.poll_in | UEvent.poll_out)
 IN = int(UEvent.poll_in)
 OUT = int(UEvent.poll_out)
@@ -76,6 +79,10 @@ class Registered(Protocol):
     def mask(self) -> int: ...
 
 
+#: a handler's registration, what it was called for, and what there was then to read and written
+Suspect = tuple[Registered, int, tuple[int, int] | None]
+
+
 class Health:
     """The counters of one loop. The loop itself counts events and lags."""
 
@@ -94,7 +101,8 @@ class Health:
         self.next_check = now + CHECK_INTERVAL
         self._registrations = registrations
         self._turns_before = 0
-        self._suspects: dict[int, tuple[Registered, int]] = {}
+        self._logged: dict[tuple[str, str], int] = {}
+        self._suspects: dict[int, tuple[Suspect, int]] = {}  # and how often in a row
         self._sweep: Iterator[int] = iter(())
 
     def allow(self, seconds: float) -> None:
@@ -106,11 +114,25 @@ class Health:
         """A callback took longer than any before, or longer than is allowed."""
         if seconds > self.slowest:
             self.slowest = seconds
-            self.slowest_name = repr(culprit)
+            self.slowest_name = _name(culprit)
         if seconds > self.allowed:
             self.slow += 1
-            log.warning("%r took %.3f s, and everything else waited", culprit, seconds)
+            log.warning("%s took %.3f s, and everything else waited", _name(culprit), seconds)
         self.remarkable = min(self.slowest, self.allowed)
+
+    def may_log(self, error: Exception) -> bool:
+        """Whether one more exception is logged with its traceback.
+
+        A bug that any stranger can trigger must not fill the disk. So of the same exception from
+        the same line more than a few in a second are counted, and told of in one line then.
+        """
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_filename}, line {place.tb_lineno}" if place else "nowhere"
+        kind = type(error).__name__, where
+        self._logged[kind] = self._logged.get(kind, 0) + 1
+        return self._logged[kind] <= MOST_LOGGED
 
     def was_closed(self, number: int, handler: object) -> None:
         """A descriptor was found closed that nobody had removed."""
@@ -131,10 +153,14 @@ class Health:
         busy = turn - self._turns_before >= BUSY * (now - self.next_check + CHECK_INTERVAL)
         self._turns_before = turn
         self.next_check = now + CHECK_INTERVAL
+        for (name, where), times in self._logged.items():
+            if times > MOST_LOGGED:
+                log.error("%s was raised %d times more in %s", name, times - MOST_LOGGED, where)
+        self._logged.clear()
         if not busy:
             self._suspects.clear()
             return None
-        before = {}
+        before: dict[int, Suspect] = {}
         for number, mask in ready[:MOST_SUSPECTS]:
             registration = self._registrations.get(number)
             if registration is not None and mask & LEVELS and not registration.mask & TOLD_ONCE:
@@ -153,9 +179,9 @@ class Health:
                 found.append(number)
         return found
 
-    def _compare(self, before: dict[int, tuple[Registered, int, tuple[int, int] | None]]) -> None:
+    def _compare(self, before: dict[int, Suspect]) -> None:
         """See what the handlers have left as it was."""
-        suspects = {}
+        suspects: dict[int, tuple[Suspect, int]] = {}
         for number, (registration, mask, backlog) in before.items():
             if (
                 self._registrations.get(number) is registration
@@ -163,9 +189,10 @@ class Health:
                 and backlog is not None
                 and _backlog(number, mask) == backlog
             ):
-                known, times = self._suspects.get(number, (registration, 0))
-                times = times + 1 if known is registration else 1
-                suspects[number] = registration, times
+                suspect = registration, mask, backlog
+                known, times = self._suspects.get(number, (suspect, 0))
+                times = times + 1 if known == suspect else 1
+                suspects[number] = suspect, times
                 if times == SUSPICIONS:
                     self.spinning += 1
                     log.warning(
@@ -177,22 +204,29 @@ class Health:
         self._suspects = suspects
 
 
-def _backlog(number: int, mask: int) -> tuple[int, int] | None:
-    """What a handler changes by reading or writing; ``None`` where that cannot be told.
+def _name(culprit: object) -> str:
+    try:
+        return repr(culprit)
+    except Exception:  # whose fault it is, is not to be ours
+        return object.__repr__(culprit)
 
-    An empty datagram does not count as unread, so of those nothing can be told; nor of a
-    listening socket.
-    """
-    unread = sent = 0
+
+def _backlog(number: int, mask: int) -> tuple[int, int] | None:
+    """What a handler changes by reading or writing; ``None`` where that cannot be told."""
+    if _option(number, socket.SOL_SOCKET, socket.SO_TYPE, 4) == DATAGRAM:
+        return None  # FIONREAD is the size of the first one, and the next may be as long
+    read, written = 0, 0
+    received, sent = _tcp_bytes(number)
     if mask & IN:
         unread = _ask(number, FIONREAD)
-        if unread < 0 or (unread == 0 and _is_datagram(number)):
-            return None
+        if unread < 0:
+            return None  # it listens, as a rule
+        read = received - unread
     if mask & OUT:
-        sent = _sent(number)
         if sent < 0:
             return None
-    return unread, sent
+        written = sent
+    return read, written
 
 
 # ctypes is imported when a loop is busy at last, because that takes longer than all the rest.
@@ -216,9 +250,9 @@ if sys.platform == "win32":
         )
         return b"" if failed else answer.raw[: length.value]
 
-    def _sent(number: int) -> int:
-        """A number that changes when something is written; -1, for there is none here."""
-        return -1
+    def _tcp_bytes(number: int) -> tuple[int, int]:
+        """How many bytes a TCP connection has received and sent: not to be had here."""
+        return 0, -1
 
     def _is_open(number: int) -> bool:
         try:
@@ -243,14 +277,15 @@ else:
         failed = ctypes.CDLL(None).getsockopt(number, level, name, answer, ctypes.byref(length))
         return b"" if failed else answer.raw[: length.value]
 
-    def _sent(number: int) -> int:
-        """A number that changes when something is written; -1 where there is none."""
-        if sys.platform != "linux":
-            return -1
-        info = _option(number, socket.IPPROTO_TCP, socket.TCP_INFO, 208)
-        if len(info) == 208:
-            return int.from_bytes(info[200:208], sys.byteorder)  # tcpi_bytes_sent, <linux/tcp.h>
-        return _ask(number, termios.TIOCOUTQ)  # a Unix socket's goes down when the peer reads
+    def _tcp_bytes(number: int) -> tuple[int, int]:
+        """How many bytes a TCP connection has received and sent; 0 and -1 where that is not to be had."""
+        if sys.platform == "linux":
+            info = _option(number, socket.IPPROTO_TCP, socket.TCP_INFO, 208)
+            if len(info) == 208:  # tcpi_bytes_received, tcpi_bytes_sent; <linux/tcp.h>
+                return int.from_bytes(info[128:136], sys.byteorder), int.from_bytes(
+                    info[200:208], sys.byteorder
+                )
+        return 0, -1
 
     def _is_open(number: int) -> bool:
         try:
@@ -258,8 +293,3 @@ else:
         except OSError:
             return False
         return True
-
-
-def _is_datagram(number: int) -> bool:
-    kind = _option(number, socket.SOL_SOCKET, socket.SO_TYPE, 4)
-    return int.from_bytes(kind, sys.byteorder) == socket.SOCK_DGRAM

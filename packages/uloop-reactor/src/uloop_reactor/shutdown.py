@@ -37,7 +37,7 @@ class Shutdown:
         self._loop = loop
         self._table = table
         self._over = over
-        self._asked: set[int] = set()  # the ids of handlers, which the table keeps alive
+        self._asked: dict[int, object] = {}  # by id, since a handler need not be hashable
         self._deadline: Timer | None = None
         self._looking = False
         self._ended = False
@@ -60,16 +60,21 @@ class Shutdown:
         self._looking = False
         if self._ended:
             return
-        for _, handler in self._left():
-            if id(handler) not in self._asked:
-                self._asked.add(id(handler))
-                _call(handler, "close")
+        self._ask()
         if not self._left():
             self._end()
 
+    def _ask(self) -> None:
+        for _, handler in self._left():
+            if id(handler) not in self._asked:
+                self._asked[id(handler)] = handler
+                _call(handler, "close")
+
     def _abort(self) -> None:
+        self._ask()  # those who came just now, or all, if there is no time at all
         left = self._left()
-        log.warning("shutdown: aborting %d handlers that were not done in time", len(left))
+        if left:
+            log.warning("shutdown: aborting %d handlers that were not done in time", len(left))
         for number, handler in left:
             if hasattr(handler, "abort"):
                 _call(handler, "abort")

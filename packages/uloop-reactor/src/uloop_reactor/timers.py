@@ -168,7 +168,7 @@ class TimerQueue:
 
     def __len__(self) -> int:
         """How many calls are to come."""
-        return len(self.heap) - self._husks
+        return max(len(self.heap) - self._husks, 0)  # what is put aside can be cancelled, too
 
     def add(self, when: float, callback: Callable[..., object], args: tuple[object, ...] = ()) -> Timer:
         """Call ``callback(*args)`` at ``when``.
@@ -240,11 +240,13 @@ class TimerQueue:
         """Take all timers out, even in the middle of ``run_due``; see :meth:`put_back`."""
         heap = self.heap[:]
         self.heap.clear()
+        self._husks = 0
         return heap
 
     def put_back(self, heap: list[tuple[float, int, Timer]]) -> None:
         """Undo :meth:`put_aside`."""
         self.heap[:] = heap
+        self._husks = sum(timer._ticket != ticket for _, ticket, timer in heap)
 
     def clear(self) -> None:
         """Cancel all timers."""
@@ -264,8 +266,8 @@ class TimerQueue:
         """Deal with an entry whose time has come, though it is not its timer's time."""
         if timer._ticket != ticket:
             self._husks -= 1
-        else:
-            self._push(timer)  # it was put off
+        else:  # it was put off; it keeps its ticket, for it is no newcomer
+            heapq.heappush(self.heap, (timer._when, ticket, timer))
 
     def _count_husk(self) -> None:
         self._husks += 1
@@ -283,9 +285,12 @@ def _callable(callback: Callable[..., object]) -> Callable[..., object]:
 
 
 def _finite(when: float) -> float:
-    if not math.isfinite(when):  # a TypeError now for what cannot be compared with the clock later
-        raise ValueError(f"the time of a timer must be finite, not {when}")
-    return when
+    try:
+        if math.isfinite(when):
+            return when
+    except TypeError:
+        raise TypeError(f"the time of a timer must be a number of seconds, not {when!r}") from None
+    raise ValueError(f"the time of a timer must be finite, not {when}")
 
 
 def _next_tick(last: float, period: float, now: float) -> float:

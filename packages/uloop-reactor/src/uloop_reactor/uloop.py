@@ -1,18 +1,6 @@
-"""Uloop: one turn of the loop after another.
+"""Uloop: what a program asks of a loop. What the loop does then is in ``turns``.
 
-A turn waits, hands each event to its handler, runs the timers that are due, and then the
-callbacks that were put off to it. The rules:
-
-1. A handler that raises is logged, and the loop goes on. ``KeyboardInterrupt`` and
-   ``SystemExit`` pass, and leave the loop in order.
-2. A handler that raises again and again is not called in a spin: it is left out for 10 ms,
-   then for twice as long each time, up to 1 s. It is removed only if its descriptor is
-   closed. One event that it deals with ends the matter.
-3. What a handler does to a descriptor counts at once: of what was collected before, one that
-   was removed or added gets nothing, and one that was modified what it still asks for.
-4. Nobody starves: a turn runs the timers and callbacks that are there when it comes to
-   them; what they add waits for the next turn, after I/O.
-5. A change reaches the kernel at once, so that an error reaches the one who caused it.
+A change reaches the kernel at once, so that an error reaches the one who caused it.
 
 One thread runs a loop. From others, and from signal handlers, only ``call_threadsafe`` and
 ``stop`` may be called: they leave a note, and wake the loop if it sleeps.
@@ -23,28 +11,24 @@ from __future__ import annotations
 import logging
 import math
 import operator
-import select
 import socket
-import time
-from collections import deque
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar, TypeVarTuple, cast
+from typing import Self, TypeVar, TypeVarTuple
 
-from uloop_events import UEVENT_OF, Descriptor, HasFileno, UEvent
+from uloop_events import UEVENT_OF, Descriptor, UEvent
 
 from . import forks
 from .handler import ProcessesEvents
-from .health import Health, Stats
+from .health import Stats
 from .offload import AddressInfo, Offload
-from .registry import Registration, Registry
 from .shutdown import Shutdown
 from .signals import Signals
-from .timers import Clock, Timer, TimerQueue
-from .waker import Waker
+from .timers import Clock, Timer
+from .turns import LONGEST_WAIT, Turns
 
 __all__ = ["Uloop"]
 
@@ -52,11 +36,6 @@ log = logging.getLogger("uloop.reactor")
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-LONGEST_WAIT = 24 * 3600.0  # seconds; the platforms' calls have limits of their own
-FIRST_PAUSE = 0.01  # seconds
-LONGEST_PAUSE = 1.0  # seconds
-SHORT_WAIT = 0.05  # seconds; of a longer one a millisecond is no matter
 
 
 class Uloop:
@@ -82,33 +61,17 @@ class Uloop:
     """
 
     def __init__(self, backend: str | None = None, *, clock: Clock | None = None) -> None:
-        self._clock = clock
-        self.time: Callable[[], float] = time.monotonic if clock is None else clock.time
-        self._registry = Registry(backend)
-        self._timers = TimerQueue()
-        self._soon: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._turns = Turns(backend, clock)
+        #: now, in seconds, on the clock of the timers: ``time.monotonic()``
+        self.time: Callable[[], float] = self._turns.time
         self._periodic: list[tuple[Callable[[], object], Timer]] = []
-        self._timeout = self._longest_wait = 10.0
-        self._now = self.time()  # when we last looked
-        self._health = Health(self._registry.table, self._now)
-        self._running = False
-        self._stopping = False
-        self._asleep = False
+        self._timeout = 10.0
+        self._running = 0  # the thread that runs it
         self._closed = False
-        self._failed_polls = 0
-        self._turn_of_stranger = 0
-        self._on_error: Callable[[Exception, object], object] | None = None
         self._signals = Signals(self._signalled)
         self._offload: Offload | None = None
         self._shutdown: Shutdown | None = None
-        self._aside: _Aside | None = None
-        with ExitStack() as undo:
-            undo.callback(self._registry.close)
-            self._waker = Waker()
-            undo.callback(self._waker.close)
-            self._registry.add(self._waker.fileno(), int(UEvent.poll_in), self._waker)
-            undo.pop_all()
-        self._use_backend()
+        self._aside: forks.Aside | None = None
         forks.note(self)
         log.info("backend: %s", self.backend)
 
@@ -136,9 +99,11 @@ class Uloop:
             raise TypeError(
                 f"a handler needs a method process_event(fileno, event); {eventhandler!r} has none"
             )
-        before = self._registry.add(number, mask, eventhandler)
+        before = self._turns.registry.add(number, mask, eventhandler)
         if before is not None:
-            self._health.was_closed(number, before.handler)
+            self._turns.health.was_closed(number, before.handler)
+        if self._shutdown is not None:
+            self._shutdown.changed()
         log.debug("added descriptor %d for %r: %r", number, UEVENT_OF[mask], eventhandler)
 
     def modify(self, fileno: Descriptor, mode: int) -> None:
@@ -148,7 +113,7 @@ class Uloop:
             OSError: it is not open any more.
             ValueError: the mode is not possible with the backend.
         """
-        self._registry.modify(_number_if_open(fileno), operator.index(mode))
+        self._turns.registry.modify(_number_if_open(fileno), operator.index(mode))
 
     def remove(self, fileno: Descriptor) -> None:
         """Forget a descriptor and its handler; one without a handler is passed over.
@@ -156,7 +121,7 @@ class Uloop:
         Remove it before it is closed: a closed socket does not tell its number any more.
         """
         number = _number_if_open(fileno)
-        if self._registry.remove(number):
+        if self._turns.registry.remove(number):
             log.debug("removed descriptor %d", number)
             if self._shutdown is not None and not self._closed:
                 self._shutdown.changed()
@@ -168,23 +133,26 @@ class Uloop:
         self._check_usable()
         if not callable(callback):
             raise TypeError(f"callback must be callable, not {callback!r}")
-        self._soon.append((callback, args))
+        self._turns.soon.append((callback, args))
 
     def call_threadsafe(self, callback: Callable[[*Ts], object], *args: *Ts) -> None:
         """As ``call_soon``, from any thread or signal handler; wakes the loop if it sleeps."""
         self.call_soon(callback, *args)
-        if self._asleep:
-            self._waker.wake()
+        self._turns.wake()
 
     def call_later(self, delay: float, callback: Callable[[*Ts], object], *args: *Ts) -> Timer:
         """Call ``callback(*args)`` once, in ``delay`` seconds; as ``call_soon`` does if that is 0 or less."""
         self._check_usable()
-        return self._timers.add(self.time() + delay, callback, args)
+        try:
+            when = self.time() + delay
+        except TypeError:
+            raise TypeError(f"delay must be a number of seconds, not {delay!r}") from None
+        return self._turns.timers.add(when, callback, args)
 
     def call_at(self, when: float, callback: Callable[[*Ts], object], *args: *Ts) -> Timer:
         """Call ``callback(*args)`` once, at a time of the clock ``loop.time()``."""
         self._check_usable()
-        return self._timers.add(when, callback, args)
+        return self._turns.timers.add(when, callback, args)
 
     def call_every(
         self,
@@ -209,7 +177,7 @@ class Uloop:
         """
         self._check_usable()
         start = self.time() + (period if first is None else first)
-        return self._timers.add_periodic(start, period, jitter, callback, args)
+        return self._turns.timers.add_periodic(start, period, jitter, callback, args)
 
     @property
     def timeout(self) -> float:
@@ -221,7 +189,7 @@ class Uloop:
         if not 0 < seconds < math.inf:
             raise ValueError(f"timeout must be a positive number of seconds, not {seconds}")
         self._timeout = seconds
-        self._longest_wait = min(seconds, LONGEST_WAIT)
+        self._turns.longest_wait = min(seconds, LONGEST_WAIT)
         for index, (callback, timer) in enumerate(self._periodic):
             timer.cancel()
             self._periodic[index] = callback, self.call_every(seconds, callback)
@@ -265,7 +233,14 @@ class Uloop:
         Parameters:
             callback: called with the exception, and the handler or callback that raised it.
         """
-        self._on_error = callback
+        self._turns.on_error = callback
+
+    def report_error(self, error: Exception, culprit: object) -> None:
+        """Tell of an exception as the loop does itself: to ``on_error``'s callback, or to the log.
+
+        For handlers that call several callbacks, and will not have one of them fail the others.
+        """
+        self._turns.failed(error, culprit, "%r failed", culprit)
 
     def run_in_thread(
         self,
@@ -299,27 +274,27 @@ class Uloop:
     @property
     def backend(self) -> str:
         """The name of the backend: ``epoll``, ``kqueue``, ``poll``, ``afd`` or ``select``."""
-        return self._registry.name
+        return self._turns.registry.name
 
     @property
     def slow_callback(self) -> float:
         """Handlers and callbacks that take longer than so many seconds are warned of; 0.1 at first."""
-        return self._health.allowed
+        return self._turns.health.allowed
 
     @slow_callback.setter
     def slow_callback(self, seconds: float) -> None:
         if not seconds > 0:
             raise ValueError(f"slow_callback must be a positive number of seconds, not {seconds}")
-        self._health.allow(seconds)
+        self._turns.health.allow(seconds)
 
     def stats(self) -> Stats:
         """How the loop is doing."""
-        health = self._health
+        health = self._turns.health
         return Stats(
             backend=self.backend,
-            descriptors=max(len(self._registry.table) - 1, 0),  # the waker is ours
-            timers=len(self._timers),
-            turns=self._registry.turn,
+            descriptors=max(len(self._turns.registry.table) - 1, 0),  # the waker is ours
+            timers=len(self._turns.timers),
+            turns=self._turns.registry.turn,
             events=health.events,
             failures=health.failures,
             lag=health.lag,
@@ -333,6 +308,11 @@ class Uloop:
 
     # Running
 
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
     def poll(self, timeout: float | None = 10) -> list[tuple[ProcessesEvents, int, UEvent]]:
         """Wait for events and return them, for programs that call their handlers themselves.
 
@@ -344,28 +324,7 @@ class Uloop:
             another thread woke the loop while it waited.
         """
         self._check_usable()
-        deadline = math.inf if timeout is None or timeout < 0 else self.time() + timeout
-        woken = False
-        while True:
-            wait = min(deadline - self.time(), LONGEST_WAIT)
-            self._asleep = True
-            try:
-                ready = self._poll(wait if wait > 0 and not woken else 0)
-            finally:
-                self._asleep = False
-            events = []
-            for number, mask in ready:
-                registration = self._registry.table.get(number)
-                if registration is None:
-                    self._rid_of_strangers([number])
-                elif registration.handler is self._waker:
-                    self._waker.process_event(number, UEVENT_OF[mask])
-                    woken = True
-                elif mask := mask & registration.reportable:
-                    events.append((registration.handler, number, UEVENT_OF[mask]))
-            # If there are none, only what is silent has spoken, or we were woken.
-            if events or woken or self.time() >= deadline:
-                return events
+        return self._turns.events(math.inf if timeout is None or timeout < 0 else timeout)
 
     def run(self) -> None:
         """Run turn after turn until ``stop``. May be called again after that.
@@ -374,8 +333,8 @@ class Uloop:
             RuntimeError: the loop runs already; or the process has forked in it, and this is the
                 child.
         """
-        with self._while_running(), self._waker.woken_by_signals():
-            self._run_turns(None)
+        with self._while_running(), self._turns.waker.woken_by_signals():
+            self._turns.run(None)
 
     def run_once(self, timeout: float | None = None) -> None:
         """Run one turn.
@@ -387,8 +346,12 @@ class Uloop:
         Raises:
             RuntimeError: as ``run``.
         """
+        if timeout is None:
+            timeout = self._turns.longest_wait
+        elif math.isnan(timeout):
+            raise ValueError("timeout must be a number of seconds, not nan")
         with self._while_running():
-            self._run_turns(self._longest_wait if timeout is None else min(max(timeout, 0), LONGEST_WAIT))
+            self._turns.run(min(max(timeout, 0.0), LONGEST_WAIT))
 
     def stop(self) -> None:
         """End ``run`` after the turn it is in, and at once if it sleeps.
@@ -396,9 +359,8 @@ class Uloop:
         From a handler, a callback, a signal handler or any other thread; takes no lock. When
         the loop does not run, the next ``run`` returns at once.
         """
-        self._stopping = True
-        if self._asleep:
-            self._waker.wake()
+        self._turns.stopping = True
+        self._turns.wake()
 
     def shutdown(self, grace: float = 10.0) -> None:
         """Finish what was begun, then stop: close every handler that can be closed, and wait for them.
@@ -423,16 +385,15 @@ class Uloop:
             return
         self._closed = True
         self.stop()
-        if self._aside is None:
-            self._signals.restore()
-        self._timers.clear()
+        self._turns.timers.clear()
         self._periodic.clear()
-        self._soon.clear()
+        self._turns.soon.clear()
         if self._offload is not None:
             self._offload.close()
-        self._registry.close()
+        self._turns.registry.close()
         if not self._running:  # else when run is done with it, for signals may yet arrive
-            self._waker.close()
+            self._turns.waker.close()
+        self._signals.restore()
 
     def reinit(self) -> None:
         """In a forked child: go on with what the parent had, in a backend of its own.
@@ -443,20 +404,10 @@ class Uloop:
         Raises:
             OSError: there is no descriptor left.
         """
-        aside = self._aside
-        if aside is None or self._closed:
-            return
-        waker = self._waker.fileno()
-        self._waker.renew()
-        table = {number: entry for number, entry in aside.table.items() if number != waker}
-        self._registry.renew(table)
-        self._registry.add(self._waker.fileno(), int(UEvent.poll_in), self._waker)
-        self._use_backend()
-        self._timers.put_back(aside.timers)
-        self._soon.extend(aside.soon)
-        self._stopping = aside.stopping
-        self._signals.renew()
-        self._aside = None
+        if self._aside is not None and not self._closed:
+            self._aside.give_back(self._turns)
+            self._signals.renew()
+            self._aside = None
 
     def __enter__(self) -> Self:
         self._check_usable()
@@ -474,212 +425,14 @@ class Uloop:
         state = "closed" if self._closed else "running" if self._running else "idle"
         return f"<Uloop on {self.backend}, {state}, {self.stats().descriptors} descriptors>"
 
-    # Turns
-
-    def _run_turns(self, longest_wait: float | None) -> None:
-        """Run one turn that waits for so long at most; or if that is ``None``, turns until ``stop``.
-
-        All of it is one function, and reads what does not change once, because calls cost more
-        here than what they do: in pieces a turn with one event costs 0.14 microseconds more, of 4.
-        """
-        registry, timers, soon, health = self._registry, self._timers, self._soon, self._health
-        table, heap, time = registry.table, timers.heap, self.time
-        debug = log.isEnabledFor(logging.DEBUG)
-        now = time()
-        while not self._stopping or longest_wait is not None:
-            # Wait, but not beyond the next timer, nor if there is something to do.
-            poll = self._poll
-            wait = self._longest_wait if longest_wait is None else longest_wait
-            if heap:
-                wait = min(wait, timers.next_time() - now)
-                if wait < SHORT_WAIT:
-                    poll = self._poll_briefly
-            # Whoever wakes us leaves a note first and looks at _asleep then; we do it the other
-            # way round. So either we see the note, or they see that we sleep.
-            self._asleep = True
-            try:
-                events = poll(0 if soon or self._stopping else wait)
-            except OSError as error:
-                events = self._poll_failed(error)
-            else:
-                if self._failed_polls:
-                    self._poll_works()
-            finally:
-                self._asleep = False
-
-            registry.turn = turn = registry.turn + 1
-            woken = now = time()
-            if now >= health.next_check:
-                self._check_health(now, events)
-                debug = log.isEnabledFor(logging.DEBUG)
-
-            # Hand each event to its handler.
-            health.events += len(events)
-            try:
-                for number, mask in events:
-                    # All three were right when the event was collected; an earlier handler of
-                    # this turn may have removed the descriptor, given its number away, or
-                    # modified it.
-                    registration = table.get(number)
-                    if registration is None:
-                        self._met_stranger(number)
-                        continue
-                    mask &= registration.reportable
-                    if not mask or registration.turn == turn:
-                        continue
-                    if debug:
-                        log.debug("descriptor %d: %r", number, UEVENT_OF[mask])
-                    try:
-                        registration.handler.process_event(number, UEVENT_OF[mask])
-                    except Exception as error:
-                        self._handler_failed(number, registration, error)
-                    else:
-                        if registration.failures:
-                            registration.failures = 0
-                    before, now = now, time()
-                    if now - before > health.remarkable:
-                        health.took(now - before, registration.handler)
-            except BaseException:
-                self._arm_those_after(number, events)
-                raise
-
-            # The timers that are due, and then what was put off to this turn.
-            if heap and heap[0][0] <= now:
-                self._now = now
-                timers.run_due(now, self._run_callback)
-                now = self._now
-            if soon:
-                self._now = now
-                for _ in range(len(soon)):
-                    if soon:  # a callback may have closed the loop
-                        self._run_callback(*soon.popleft())
-                now = self._now
-
-            health.lag = lag = now - woken
-            if lag > health.longest_lag:
-                health.longest_lag = lag
-            if longest_wait is not None:
-                break
-
-    def _run_callback(self, callback: Callable[..., object], args: tuple[object, ...]) -> None:
-        try:
-            callback(*args)
-        except Exception as error:
-            self._failed(error, callback, "callback %r failed", callback)
-        before, self._now = self._now, self.time()
-        if self._now - before > self._health.remarkable:
-            self._health.took(self._now - before, callback)
-
-    def _poll_briefly(self, wait: float) -> list[tuple[int, int]]:
-        """Wait until a timer is due, which may be already.
-
-        epoll_wait(2) counts milliseconds, rounded up: a timer would be late by up to one.
-        select(2) counts microseconds, and an epoll is a descriptor like any other. The two calls
-        cost 2.2 microseconds for 0.8, so short waits alone are made so.
-        """
-        if wait > 0 and self._precise:
-            select.select(self._precise, (), (), wait)
-            wait = 0
-        return self._poll(wait if wait > 0 else 0)
-
-    def _use_backend(self) -> None:
-        """Have the turns wait with the backend there is now."""
-        backend, clock = self._registry.backend, self._clock
-        self._poll: Callable[[float], list[tuple[int, int]]] = (
-            backend.poll if clock is None else partial(clock.wait, backend.poll)
-        )
-        self._precise: list[int] = []
-        if self.backend == "epoll" and clock is None:
-            number = cast(HasFileno, backend).fileno()
-            if number < 1024:  # select(2) takes no others
-                self._precise.append(number)
-
-    # What goes wrong
-
-    def _failed(self, error: Exception, culprit: object, message: str, *args: object) -> None:
-        self._health.failures += 1
-        if self._on_error is not None:
-            try:
-                self._on_error(error, culprit)
-            except Exception:
-                log.exception("the callback of on_error failed")
-            else:
-                return
-        log.error(message, *args, exc_info=error)
-
-    def _handler_failed(self, number: int, registration: Registration, error: Exception) -> None:
-        handler, registry = registration.handler, self._registry
-        self._failed(error, handler, "handler %r failed on descriptor %d", handler, number)
-        if registry.table.get(number) is not registration:
-            return  # it has removed itself
-        registration.failures += 1
-        if registration.failures > 1 and registry.asks_for_more(registration):
-            pause = _pause(registration.failures - 2)
-            until = self.call_later(pause, registry.let_in, number, registration)
-            registry.leave_out(number, registration, until)
-
-    def _poll_failed(self, error: OSError) -> list[tuple[int, int]]:
-        """Log the first failure in a row, and wait a while, so that timers go on and nothing spins."""
-        if not self._failed_polls:
-            log.error("%s failed, and is tried again: %s", self.backend, error)
-        pause = min(_pause(self._failed_polls), self._timers.next_time() - self.time())
-        self._failed_polls += 1
-        if pause > 0 and not self._stopping:
-            self._waker.wait(pause)
-            self._waker.process_event(self._waker.fileno(), UEvent.poll_in)
-        return []
-
-    def _poll_works(self) -> None:
-        log.warning("%s works again, after %d failures", self.backend, self._failed_polls)
-        self._failed_polls = 0
-
-    def _check_health(self, now: float, events: list[tuple[int, int]]) -> None:
-        compare = self._health.check(now, self._registry.turn, events)
-        if compare is not None:
-            self._soon.append((compare, ()))
-        for number in self._health.closed_ones():
-            closed = self._registry.forget(number)
-            if closed is not None:
-                self._health.was_closed(number, closed.handler)
-
-    def _arm_those_after(self, number: int, events: list[tuple[int, int]]) -> None:
-        """The turn is left early, after the event of this descriptor."""
-        position = [told for told, _ in events].index(number)
-        self._registry.arm_again(events[position + 1 :])
-
-    def _met_stranger(self, number: int) -> None:
-        """The backend has told of a descriptor that is not in our table.
-
-        As a rule an earlier handler of the same turn has removed it. But epoll watches open files,
-        not numbers: when a descriptor was closed before it was removed, and a duplicate of it lives
-        on, in a forked child for instance, epoll tells of it for ever, and nobody can unregister it.
-        """
-        turn = self._registry.turn
-        if self._turn_of_stranger == turn - 1:
-            self._soon.append((self._look_for_strangers, ()))
-        self._turn_of_stranger = turn
-
-    def _look_for_strangers(self) -> None:
-        ready = self._registry.backend.poll(0)
-        self._registry.arm_again(ready)
-        self._rid_of_strangers([number for number, _ in ready if number not in self._registry.table])
-
-    def _rid_of_strangers(self, strangers: list[int]) -> None:
-        if strangers:
-            log.warning(
-                "descriptor %d was closed before it was removed, and a duplicate of it lives on", strangers[0]
-            )
-            self._registry.renew(dict(self._registry.table))
-            self._use_backend()
-
     # The state of the loop
 
     def _handlers(self) -> list[tuple[int, object]]:
         """The program's handlers, by descriptor."""
         return [
             (number, registration.handler)
-            for number, registration in self._registry.table.items()
-            if registration.handler is not self._waker
+            for number, registration in self._turns.registry.table.items()
+            if registration.handler is not self._turns.waker
         ]
 
     def _shutdown_is_over(self) -> None:
@@ -691,30 +444,26 @@ class Uloop:
 
     def _put_aside(self) -> None:
         """In a forked child: do nothing more with what is the parent's; see ``forks``."""
-        table, timers = self._registry.table, self._timers
-        self._aside = _Aside(dict(table), timers.put_aside(), list(self._soon), self._stopping)
-        table.clear()
-        self._soon.clear()
-        self._stopping = True
-        self._asleep = False
-        self._offload = None  # its threads have not come along
-        self._waker.let_go()
-        self._signals.restore()
+        if self._aside is None:
+            if self._running != threading.get_ident():
+                self._running = 0  # it ran in a thread that has not come along
+            self._aside = forks.Aside(self._turns)
+            self._offload = None  # its threads have not come along
+            self._signals.put_aside()
 
     @contextmanager
     def _while_running(self) -> Iterator[None]:
         self._check_usable()
         if self._running:
             raise RuntimeError("this loop runs already")
-        self._running = True
-        self._now = self.time()
+        self._running = threading.get_ident()
         try:
             yield
         finally:
-            self._running = False
-            self._stopping = False  # this stop has been obeyed
+            self._running = 0
+            self._turns.stopping = False  # this stop has been obeyed
             if self._closed:
-                self._waker.close()
+                self._turns.waker.close()
         if self._aside is not None and not self._closed:
             raise RuntimeError(forks.FORKED)
 
@@ -723,22 +472,6 @@ class Uloop:
             raise RuntimeError("this loop is closed")
         if self._aside is not None:
             raise RuntimeError(forks.FORKED)
-
-
-class _Aside:
-    """What a loop held when its process forked."""
-
-    def __init__(
-        self,
-        table: dict[int, Registration],
-        timers: list[tuple[float, int, Timer]],
-        soon: list[tuple[Callable[..., object], tuple[Any, ...]]],
-        stopping: bool,
-    ) -> None:
-        self.table = table
-        self.timers = timers
-        self.soon = soon
-        self.stopping = stopping
 
 
 def _number(fileno: Descriptor) -> int:
@@ -755,8 +488,3 @@ def _number_if_open(fileno: Descriptor) -> int:
         return _number(fileno)
     except ValueError:
         return -1
-
-
-def _pause(failures: int) -> float:
-    """Seconds to leave something out that has failed so often: doubled each time, up to a limit."""
-    return min(FIRST_PAUSE * 2.0 ** min(failures, 16), LONGEST_PAUSE)

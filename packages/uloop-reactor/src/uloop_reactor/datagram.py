@@ -1,0 +1,839 @@
+"""DatagramSocket: datagrams in and out, in batches, over UDP or Unix sockets.
+
+>>> from uloop_reactor import Uloop
+>>> class Echo(DatagramSocket):
+...     def on_datagram(self, data, sender):
+...         self.reply(data)
+...         loop.stop()
+>>> with Uloop() as loop:
+...     server = Echo.bind(loop, ("127.0.0.1", 0))
+...     server.send(b"to itself", server.address)
+...     loop.run()
+...     server.close()
+
+The rules:
+
+1. One wake-up reads a batch of at most 64 datagrams, so that nobody starves; where the system
+   has recvmmsg(2) that is one call. What ``on_datagram`` sends goes into the queue, and the
+   queue leaves with one sendmmsg(2) after the batch; on Linux, runs of datagrams of one size to
+   one peer as one piece that the kernel cuts up (UDP_SEGMENT). Outside a batch, a datagram is
+   sent at once.
+2. What the kernel does not take yet stays in the queue, in order, and leaves when it says so.
+   The queue has a limit; a datagram beyond it is dropped, and ``on_error`` told.
+3. An error is one datagram's business: it goes to ``on_error``, with the peer where the system
+   tells, and the next datagram has its turn. No error ends the socket.
+4. ``on_datagram`` that raises costs the one datagram it was called with. The loop is told, as of
+   a handler that failed, but it does not pause us: that is for events that come again and again
+   unless they are dealt with. A datagram has been taken from the kernel by then; a pause would
+   only let a stranger who has found a bug keep the others waiting.
+5. A batch is copied out of the receive buffers before the first callback, so all sockets of a
+   loop share one set of buffers (4 MiB of address space for datagrams of up to 64 KiB, of which
+   the system backs with memory what was ever written to), and a callback may do as it likes.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from operator import length_hint
+from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
+
+from uloop_events import UEvent
+
+from . import mmsg
+from .mmsg import BATCH, UNIX, Ancillary
+
+if TYPE_CHECKING:
+    from .timers import Timer
+    from .uloop import Uloop
+
+__all__ = ["Address", "DatagramSocket"]
+
+log = logging.getLogger("uloop.reactor")
+
+#: as Python's socket module has them: ``(host, port)``, ``(host, port, flowinfo, scope_id)``, the
+#: path of a Unix socket (bytes if it is abstract), ``None`` for one that has no path
+Address = Any
+
+IN, OUT, HUP, ERR = (int(e) for e in (UEvent.poll_in, UEvent.poll_out, UEvent.poll_hup, UEvent.poll_err))
+
+OVERHEAD = 128  # bytes that a waiting datagram takes besides its data, about; the empty ones count too
+FLUSH_CALLS = 16  # batches sent in one go; when more are waiting, others have their turn first
+RETRY = 0.01  # seconds until a peer whose queue was full is tried again, if poll_out does not know
+#: After so many lone datagrams in a row, the next ones are read with recvfrom, and every so many
+#: with recvmmsg, to see whether that still holds. To read one costs 1.5 us instead of 3.0.
+PATIENCE = 8
+
+#: What an ICMP message about an earlier datagram makes of the next call (Linux: net/ipv4/icmp.c
+#: icmp_err_convert, net/ipv6/icmp.c). On Windows it is ECONNRESET, WSAECONNRESET in recvfrom's docs.
+BY_ICMP = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH", "EHOSTDOWN", "ENONET"),
+        *("ENOPROTOOPT", "EPROTO", "EOPNOTSUPP", "EACCES", "EMSGSIZE"),
+    )
+    if hasattr(errno, name)
+)
+#: from a route or device that cannot cut a piece up into datagrams (Linux: net/ipv4/udp.c, udp_send_skb)
+NOT_MERGED = (errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP)
+MSG_ERRQUEUE = 0x2000 if sys.platform == "linux" else 0  # recv(2)
+IP_RECVERR, IPV6_RECVERR = 11, 25  # ip(7), ipv6(7)
+EXTENDED_ERROR = struct.Struct("=IBBBxII")  # struct sock_extended_err, ip(7)
+BY_ICMP_MESSAGE = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6; a local error is told by the send itself
+
+UNIX_PATH_ROOM = mmsg.UNIX_PATH_ROOM if sys.platform == "linux" else 104  # <sys/un.h> of the BSDs and macOS
+CONTROL_ROOM = mmsg.CONTROL_ROOM if hasattr(socket.socket, "recvmsg") else 0
+
+# Receive timestamps: option, type of the control data, its layout, nanoseconds per unit of the fraction
+if mmsg.SUPPORTED:
+    TIMESTAMP: tuple[int, int, str, int] | None = (35, 35, "=qq", 1)  # SO_TIMESTAMPNS, socket(7)
+elif sys.platform == "darwin" or sys.platform.startswith("freebsd"):
+    TIMESTAMP = (0x0400, 0x02, "=qi", 1000)  # SO_TIMESTAMP, SCM_TIMESTAMP, <sys/socket.h>
+else:
+    TIMESTAMP = None
+
+# Where a datagram was sent to, IPv4: the option, which is the type of the control data too, and
+# where in these the address that was asked is, and the one to answer from
+if sys.platform in ("linux", "darwin"):
+    # IP_PKTINFO: ifindex, spec_dst, addr. ip(7); <netinet/in.h>, XNU's udp_check_pktinfo
+    PACKET_INFO: tuple[int, slice, slice] | None = (
+        8 if sys.platform == "linux" else 26,
+        slice(8, 12),
+        slice(4, 8),
+    )
+elif sys.platform.startswith("freebsd"):
+    PACKET_INFO = (7, slice(0, 4), slice(0, 4))  # IP_RECVDSTADDR, which is IP_SENDSRCADDR: ip(4)
+else:
+    PACKET_INFO = None
+IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", None)  # RFC 3542, section 6: address, ifindex
+IPV6_RECVPKTINFO = getattr(socket, "IPV6_RECVPKTINFO", None)
+
+
+# Plain tuples: to make a NamedTuple costs as much as a third of the rest that Python does here.
+#: from the kernel: data, sender, the sender as the kernel has it (empty if it was not asked that
+#: way), control data (bytes as the kernel has them, or what socket.recvmsg makes of them)
+Received = tuple[bytes, Address, bytes, Any]
+#: for the kernel: data, address or None for the connected peer, the address as the kernel has it
+#: (empty if it is not known), control data
+Waiting = tuple[bytes, Address, bytes, tuple[Ancillary, ...]]
+
+
+class OneByOne:
+    """Datagrams by one call each: what every platform has."""
+
+    def __init__(self, sock: socket.socket, size: int, control: bool) -> None:
+        self.sock: Any = sock  # Windows' has no recvmsg and sendmsg, and is not asked for them
+        self.size = size
+        self.control = control
+
+    def receive(self) -> tuple[list[Received], OSError | None]:
+        """A batch, and the error that ended it, if there was one."""
+        batch: list[Received] = []
+        try:
+            while len(batch) < BATCH:
+                batch.append(self.receive_one())
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            return batch, error
+        return batch, None
+
+    def receive_one(self) -> Received:
+        if self.control:
+            data, ancillary, _, sender = self.sock.recvmsg(self.size, CONTROL_ROOM)
+            return data, sender, b"", ancillary
+        data, sender = self.sock.recvfrom(self.size)
+        return data, sender, b"", ()
+
+    def send(self, messages: list[Waiting]) -> tuple[int, OSError | None]:
+        """How many of these were sent, and the error of the next one, if there was one."""
+        sent = 0
+        try:
+            for message in messages:
+                self.send_one(message)
+                sent += 1
+        except OSError as error:
+            return sent, error
+        return sent, None
+
+    def send_one(self, message: Waiting) -> None:
+        data, address, _, ancillary = message
+        if ancillary:
+            self.sock.sendmsg([data], ancillary, 0, address)
+        elif address is None:
+            self.sock.send(data)
+        else:
+            self.sock.sendto(data, address)
+
+    def encode(self, address: Address) -> bytes:
+        return b""
+
+
+class Batches(OneByOne):
+    """Datagrams by recvmmsg and sendmmsg, where there is more than one."""
+
+    def __init__(self, sock: socket.socket, size: int, control: bool, arrays: Arrays) -> None:
+        super().__init__(sock, size, control)
+        self.fileno = sock.fileno()
+        self.family = sock.family
+        self.incoming = arrays.receiving(size, control)
+        self.outgoing = arrays.sending
+        self.merge = mmsg.can_merge(sock)
+        self.lone = 0  # wake-ups in a row that had one datagram
+
+    def receive(self) -> tuple[list[Received], OSError | None]:
+        try:
+            if self.lone >= PATIENCE and self.lone % PATIENCE:
+                batch = [self.receive_one()]
+            else:
+                batch = self.incoming.receive(self.fileno)
+        except BlockingIOError:
+            return [], None
+        except OSError as error:
+            return [], error
+        self.lone = self.lone + 1 if len(batch) == 1 else 0
+        return batch, None
+
+    def send(self, messages: list[Waiting]) -> tuple[int, OSError | None]:
+        try:
+            if len(messages) == 1:
+                self.send_one(messages[0])
+                return 1, None
+            return self.outgoing.send(self.fileno, messages, self.merge), None
+        except OSError as error:
+            if len(messages) > 1 and self.outgoing.runs[0] > 1 and error.errno in NOT_MERGED:
+                self.merge = False  # not by this device, or the datagrams are too long for it
+                return self.send(messages)
+            return 0, error
+
+    def encode(self, address: Address) -> bytes:
+        return b"" if address is None else mmsg.encode(self.family, address)
+
+
+class Arrays:
+    """What the sockets of one loop share."""
+
+    def __init__(self) -> None:
+        self.sending = mmsg.SendArrays()
+        self._receiving: dict[tuple[int, bool], mmsg.ReceiveArrays] = {}
+
+    def receiving(self, size: int, control: bool) -> mmsg.ReceiveArrays:
+        arrays = self._receiving.get((size, control))
+        if arrays is None:
+            arrays = self._receiving[size, control] = mmsg.ReceiveArrays(size, control)
+        return arrays
+
+
+_arrays: WeakKeyDictionary[Uloop, Arrays] = WeakKeyDictionary()
+
+
+class DatagramSocket:
+    """A datagram socket on a loop; inherit from it, and override ``on_datagram``.
+
+    Parameters:
+        loop: its handler we become at once.
+        sock: a bound or connected datagram socket, IPv4, IPv6 or Unix. It is ours from now on,
+            but remains the caller's if the constructor raises.
+        max_size: bytes of the largest datagram that is wanted. A longer one is not delivered cut
+            off: ``on_error`` is told (EMSGSIZE).
+        queue_limit: bytes of datagrams that may wait to be sent, each counted with 128 more.
+        timestamps: have the kernel take the time at which each datagram arrives, where it can.
+        packet_info: have the kernel say where each datagram was sent to (``destination``), and
+            answer from there. For sockets that are bound to all addresses.
+        peer_errors: on Linux, be told of ICMP messages about datagrams of a socket that is not
+            connected, with the peer they were sent to. Not by default: a server has no use for
+            what anybody can cause by asking and going away.
+        receive_buffer: bytes that the kernel holds for us (SO_RCVBUF; Linux silently takes no
+            more than net.core.rmem_max); ``None`` for the system's default.
+
+    Raises:
+        TypeError: it is not a datagram socket.
+        ValueError: a size is out of range.
+        OSError: the system refuses an option, or the socket is closed.
+    """
+
+    def __init__(
+        self,
+        loop: Uloop,
+        sock: socket.socket,
+        *,
+        max_size: int = 65535,
+        queue_limit: int = 1 << 20,
+        timestamps: bool = False,
+        packet_info: bool = False,
+        peer_errors: bool = False,
+        receive_buffer: int | None = None,
+    ) -> None:
+        if not isinstance(sock, socket.socket) or sock.type != socket.SOCK_DGRAM:
+            raise TypeError(f"a DatagramSocket needs a socket of type SOCK_DGRAM, not {sock!r}")
+        if max_size < 1:
+            raise ValueError(f"max_size must be at least 1 byte, not {max_size}")
+        if queue_limit < 0:
+            raise ValueError(f"queue_limit must be 0 bytes or more, not {queue_limit}")
+        self._loop = loop
+        self._sock = sock
+        self._fileno = sock.fileno()
+        self._max_size = max_size
+        self._queue_limit = queue_limit
+        self._closed = False
+        self._received: Iterator[Received] = iter(())  # of the batch, what is not delivered yet
+        self._current: Received | None = None  # the datagram that on_datagram is called with
+        self._read_at = 0  # when the batch was read, ns since the epoch
+        self._queue: list[Waiting] = []
+        self._queued = 0  # bytes, with OVERHEAD, of these and of what a flush has put aside
+        self._flushing = False
+        self._watched = IN
+        self._retry: Timer | None = None
+        self._unlink: Callable[[], None] | None = None
+
+        sock.setblocking(False)
+        self._address = sock.getsockname()
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self._timestamps = timestamps and _ask_for_timestamps(sock)
+        self._packet_info = packet_info and _ask_for_packet_info(sock)
+        self._has_error_queue = MSG_ERRQUEUE != 0 and sock.family != UNIX
+        if peer_errors and self._has_error_queue:
+            sock.setsockopt(*_recverr(sock), 1)
+        self._told_by_error_queue = self._has_error_queue and bool(sock.getsockopt(*_recverr(sock)))
+        size = max_size + 1  # what fills this is too long
+        control = self._timestamps or self._packet_info
+        if mmsg.SUPPORTED and sock.family in (socket.AF_INET, socket.AF_INET6, UNIX):
+            arrays = _arrays.get(loop)
+            if arrays is None:
+                arrays = _arrays[loop] = Arrays()
+            self._calls: OneByOne = Batches(sock, size, control, arrays)
+        else:
+            self._calls = OneByOne(sock, size, control)
+        loop.add(self._fileno, UEvent.poll_in, self)
+
+    @classmethod
+    def bind(cls, loop: Uloop, address: Address, *, reuse_port: bool = False, **options: Any) -> Self:
+        """Make a socket, bind it and put it on a loop.
+
+        Parameters:
+            loop: as for the constructor.
+            address: ``(host, port)``; a host with colons is IPv6, and the socket IPv6 only; an
+                empty one is all IPv4 addresses. A name is looked up, which blocks. Or the path
+                of a Unix socket, which is removed again when the socket is closed.
+            reuse_port: let other processes bind the same address, and share what arrives (SO_REUSEPORT).
+            options: what else the constructor of the class takes.
+
+        Raises:
+            OSError: the address is in use, not ours, or not found.
+            ValueError: the platform has no Unix datagram sockets, or no SO_REUSEPORT.
+        """
+        sock = _bound_socket(address, reuse_port)
+        path = sock.getsockname() if sock.family == UNIX else b""
+        unlink = _unlinks(path) if isinstance(path, str) and path else None
+        try:
+            self = cls(loop, sock, **options)
+        except BaseException:
+            sock.close()
+            if unlink is not None:
+                unlink()
+            raise
+        self._unlink = unlink
+        return self
+
+    # To override
+
+    def on_datagram(self, data: bytes, sender: Address) -> object:
+        """A datagram has arrived; the default ignores it.
+
+        Parameters:
+            data: its bytes; there may be none.
+            sender: as ``socket.recvfrom`` returns it.
+        """
+
+    def on_error(self, error: OSError, peer: Address | None) -> object:
+        """Something went wrong with one datagram, received or sent; the default logs it at DEBUG.
+
+        Called by ``send`` too, if it finds out at once.
+
+        Parameters:
+            error: ``ECONNREFUSED`` and other ICMP messages, ``EMSGSIZE`` for a datagram that is
+                too long, ``ENOBUFS`` for one that does not fit the queue, and what else the
+                system says.
+            peer: whose datagram it was, or ``None`` if the system does not tell.
+        """
+        log.debug("%r: %s, peer %r", self, error, peer)
+        return None
+
+    # To use
+
+    def send(self, data: bytes | bytearray | memoryview, address: Address | None = None) -> None:
+        """Send a datagram: at the end of the batch if called by ``on_datagram``, or else at once.
+
+        Parameters:
+            data: its bytes; there may be none.
+            address: where to, in numbers, since to look up a name would block; ``None`` for the
+                connected peer.
+
+        Raises:
+            ValueError: the host is a name, the port out of range, or the path of a Unix socket too long.
+            RuntimeError: this socket is closed.
+        """
+        name = b""
+        if address is not None:
+            address = _numeric(self._sock.family, address)
+            name = self._calls.encode(address)
+        self._enqueue((_bytes(data), address, name, ()))
+
+    def reply(self, data: bytes | bytearray | memoryview) -> None:
+        """Send a datagram to the sender of the current one, from the address that was asked.
+
+        The latter where ``packet_info`` was asked for, and otherwise if the socket is bound to
+        one address.
+
+        Raises:
+            RuntimeError: ``on_datagram`` is not being called, or this socket is closed.
+        """
+        current = self._current
+        if current is None:
+            raise RuntimeError("reply() answers the datagram that on_datagram is called with; use send()")
+        _, sender, name, control = current
+        if not name and sender:
+            name = self._calls.encode(sender)
+        source = _source(_packet_info(_ancillary(control))) if self._packet_info else ()
+        self._enqueue((_bytes(data), sender or None, name, source))
+
+    @property
+    def arrival(self) -> int:
+        """When the current datagram arrived, in nanoseconds since the epoch: during ``on_datagram``."""
+        return self._kernel_timestamp() or self._read_at
+
+    @property
+    def timestamp_source(self) -> str:
+        """Who took the time of ``arrival``: the ``"kernel"``, or the ``"program"`` when it read the batch."""
+        return "program" if self._kernel_timestamp() is None else "kernel"
+
+    @property
+    def destination(self) -> str | None:
+        """The host that the current datagram was sent to, which may be a broadcast or multicast address.
+
+        During ``on_datagram``, with ``packet_info``; ``None`` where the system does not tell.
+        """
+        if self._current is None or not self._packet_info:
+            return None
+        info = _packet_info(_ancillary(self._current[3]))
+        return None if info is None else _destination(info)
+
+    @property
+    def address(self) -> Address:
+        """What the socket is bound to, with the real port if 0 was asked for."""
+        return self._address
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait to be sent, as they count towards ``queue_limit``."""
+        return self._queued
+
+    def fileno(self) -> int:
+        """The number of the descriptor; -1 when closed."""
+        return self._fileno
+
+    def close(self) -> None:
+        """Send what is queued and the kernel takes, then close. A second call does nothing."""
+        for _ in range(len(self._queue)):  # not for ever, should on_error send again and again
+            if not self._flush():
+                break
+        self.abort()
+
+    def abort(self) -> None:
+        """Close, and drop what is queued. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.clear()
+        self._queued = 0
+        self._received = iter(())
+        if self._retry is not None:
+            self._retry.cancel()
+        self._loop.remove(self._fileno)
+        self._fileno = -1
+        self._sock.close()
+        if self._unlink is not None:
+            self._unlink()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"at {self._address!r}"
+        return f"<{type(self).__name__} {state}>"
+
+    # Receiving
+
+    def process_event(self, fileno: int, event: UEvent, /) -> None:
+        """For the loop: read a batch, take errors, send what is queued."""
+        if event == IN:  # nearly always, and a comparison of ints
+            if not self._receive():
+                self._take_errors()  # which select(2) calls readable
+            return
+        mask = int(event)
+        if mask & OUT and not self._flush() and self._queue and not self._loop.closed:
+            # Writable, it says, and takes nothing: the queue of a Unix socket's peer is full,
+            # which poll(2) knows of connected peers alone. We look again by the clock.
+            self._retry = self._loop.call_later(RETRY, self._try_again)
+            self._watch(IN)
+        if mask & ERR and not self._closed:
+            self._take_errors()
+        if mask & ~OUT and not self._closed and not self._receive() and mask & HUP:
+            self._watch(0)  # the program has shut it down, which would be told for ever
+
+    def _receive(self) -> bool:
+        """Read and deliver a batch; whether there was anything."""
+        error = None
+        # An exception that is not ours to deal with, like KeyboardInterrupt, may have left a rest.
+        if not length_hint(self._received):
+            batch, error = self._calls.receive()
+            self._read_at = time.time_ns()
+            self._received = iter(batch)
+            if not batch and error is None:
+                return False
+        self._deliver()
+        if error is not None and not self._closed:
+            self._report_pending(error)
+        return True
+
+    def _deliver(self) -> None:
+        loop, max_size, on_datagram = self._loop, self._max_size, self.on_datagram
+        try:
+            for current in self._received:
+                self._current = current
+                data, sender = current[0], current[1]
+                if len(data) > max_size:
+                    self._report(_too_long(max_size), sender)
+                else:
+                    try:
+                        on_datagram(data, sender)
+                    except Exception as error:
+                        loop.report_error(error, self)
+                if self._closed or loop.closed:
+                    break
+        finally:
+            self._current = None
+            if self._queue:
+                self._flush_unless_busy()
+            if length_hint(self._received) and not loop.closed:
+                loop.call_soon(self._deliver)  # we are left early, and nothing may arrive any more
+
+    def _kernel_timestamp(self) -> int | None:
+        if self._current is None or not self._timestamps or TIMESTAMP is None:
+            return None
+        _, wanted, layout, unit = TIMESTAMP
+        for level, kind, data in _ancillary(self._current[3]):
+            if level == socket.SOL_SOCKET and kind == wanted:
+                seconds, fraction = struct.unpack_from(layout, data)
+                return int(seconds * 1_000_000_000 + fraction * unit)
+        return None
+
+    # Sending
+
+    def _enqueue(self, message: Waiting) -> None:
+        if self._closed:
+            raise RuntimeError(f"{self!r} does not send any more")
+        size = len(message[0]) + OVERHEAD
+        if self._queued + size > self._queue_limit and not self._make_room(size, message[1]):
+            return
+        self._queue.append(message)
+        self._queued += size
+        if self._current is None:
+            self._flush_unless_busy()
+
+    def _make_room(self, size: int, address: Address) -> bool:
+        """Send others first, if need be; whether one more datagram may be queued."""
+        self._flush_unless_busy()
+        if self._closed:
+            return False
+        if not self._queue or self._queued + size <= self._queue_limit:
+            return True  # the kernel is asked before the limit counts
+        text = f"dropped: {self._queued} bytes wait to be sent, and queue_limit is {self._queue_limit}"
+        self._report(OSError(errno.ENOBUFS, text), address)
+        return False
+
+    def _flush_unless_busy(self) -> None:
+        """Send what is queued, unless that is being done, or has to wait for poll_out."""
+        if not self._flushing and not self._watched & OUT:
+            self._flush()
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._flush()
+
+    def _flush(self) -> bool:
+        """Send what is queued, as far as the kernel takes it; whether it took anything.
+
+        An error is reported after the queue is in order again, since ``on_error`` may send,
+        close, or raise what passes.
+        """
+        outermost, self._flushing = not self._flushing, True
+        progress = False
+        full: list[Waiting] = []  # for peers who do not read
+        try:
+            for _ in range(FLUSH_CALLS):
+                batch = self._queue[:BATCH]
+                if not batch:
+                    break
+                sent, error = self._calls.send(batch)
+                pending = False
+                if error is not None and error.errno in BY_ICMP:
+                    # Perhaps about a datagram that was sent before: then the kernel is rid of it
+                    # by telling us, and takes this one now.
+                    sent_now, again = self._calls.send(batch[sent : sent + 1])
+                    sent += sent_now
+                    pending = again is None or again.errno != error.errno
+                progress = progress or sent > 0
+                self._forget(sent)
+                if error is None:
+                    continue
+                if pending:
+                    self._report_pending(error)
+                elif not self._is_full(error):
+                    address = batch[sent][1]
+                    self._forget(1)
+                    progress = True
+                    self._report(error, self._connected_peer() if address is None else address)
+                elif self._sock.family == UNIX and (address := batch[sent][1]) is not None:
+                    # It is this peer whose queue is full. Its datagrams wait, those of others go on.
+                    full += [message for message in self._queue if message[1] == address]
+                    self._queue = [message for message in self._queue if message[1] != address]
+                else:
+                    break
+                if self._closed:
+                    break
+        finally:
+            self._flushing = not outermost
+            if not self._closed:
+                self._queue[:0] = full
+                self._watch(IN | OUT if self._queue and self._retry is None else IN)
+        return progress
+
+    def _forget(self, count: int) -> None:
+        """The first ones in the queue are done with."""
+        for message in self._queue[:count]:
+            self._queued -= len(message[0]) + OVERHEAD
+        del self._queue[:count]
+
+    def _is_full(self, error: OSError) -> bool:
+        """Whether a send failed because it has to wait."""
+        # The BSDs and macOS say ENOBUFS if the queue of a Unix peer is full.
+        return isinstance(error, BlockingIOError) or (
+            error.errno == errno.ENOBUFS and self._sock.family == UNIX
+        )
+
+    def _watch(self, mask: int) -> None:
+        if mask != self._watched:
+            self._watched = mask
+            self._loop.modify(self._fileno, mask)
+
+    # Errors
+
+    def _report(self, error: OSError, peer: Address | None) -> None:
+        try:
+            self.on_error(error, peer)
+        except Exception as failure:
+            self._loop.report_error(failure, self)
+
+    def _report_pending(self, error: OSError) -> None:
+        """An error that a call has told, but is about an earlier datagram."""
+        if self._told_by_error_queue:
+            self._take_error_messages()  # it is there too, and with the peer
+        else:
+            self._report(error, self._connected_peer())
+
+    def _take_errors(self) -> None:
+        """Take what poll_err is about, or it would be told for ever."""
+        if self._has_error_queue:
+            self._take_error_messages()
+        if not self._closed:
+            code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                self._report(OSError(code, os.strerror(code)), self._connected_peer())
+
+    def _take_error_messages(self) -> None:
+        """Take what is in Linux's error queue: IP_RECVERR in ip(7)."""
+        for _ in range(BATCH):
+            try:
+                _, ancillary, _, peer = self._calls.sock.recvmsg(0, CONTROL_ROOM, MSG_ERRQUEUE)
+            except OSError:
+                return  # that was the last one
+            for level, kind, data in ancillary:
+                if (level, kind) in ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR)):
+                    code, origin, *_ = EXTENDED_ERROR.unpack_from(data)
+                    if origin in BY_ICMP_MESSAGE:
+                        self._report(OSError(code, os.strerror(code)), peer)
+            if self._closed:
+                return
+
+    def _connected_peer(self) -> Address | None:
+        try:
+            return self._sock.getpeername()
+        except OSError:
+            return None  # it is not connected
+
+
+def _bytes(data: bytes | bytearray | memoryview) -> bytes:
+    return data if type(data) is bytes else bytes(memoryview(data))  # bytes(7) would be seven zeros
+
+
+def _ancillary(control: Any) -> Any:
+    """Control data in the form of ``socket.recvmsg``, from whichever call it came."""
+    return mmsg.parse_control(control) if isinstance(control, bytes) else control
+
+
+def _too_long(max_size: int) -> OSError:
+    return OSError(errno.EMSGSIZE, f"dropped: it has more than {max_size} bytes, which is max_size")
+
+
+@lru_cache(mmsg.KNOWN)
+def _numeric(family: int, address: Any) -> Address:
+    """The address, if it can be sent to without a look-up.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if family == UNIX:
+        if len(os.fsencode(address)) >= UNIX_PATH_ROOM:
+            raise ValueError(
+                f"the path of a Unix socket has less than {UNIX_PATH_ROOM} bytes; not so {address!r}"
+            )
+        return address
+    host, port = address[:2]
+    if not 0 <= port <= 65535:
+        raise ValueError(f"a port is a number from 0 to 65535, not {port}")
+    if host == "<broadcast>":  # as Python's socket module takes it
+        host = "255.255.255.255"
+    try:
+        socket.inet_pton(family, host)
+    except OSError:
+        try:  # fe80::1%eth0 has a number for a name
+            ((*_, found),) = socket.getaddrinfo(
+                host, port, family, socket.SOCK_DGRAM, 0, socket.AI_NUMERICHOST
+            )
+        except OSError:
+            version = "IPv6" if family == socket.AF_INET6 else "IPv4"
+            raise ValueError(
+                f"the host must be an {version} address in numbers, not {host!r}; look names up before"
+            ) from None
+        return found
+    return (host, *address[1:])
+
+
+# Options of the platform
+
+
+def _ask_for_timestamps(sock: socket.socket) -> bool:
+    if TIMESTAMP is None or not CONTROL_ROOM:
+        return False
+    sock.setsockopt(socket.SOL_SOCKET, TIMESTAMP[0], 1)
+    return True
+
+
+def _ask_for_packet_info(sock: socket.socket) -> bool:
+    if not CONTROL_ROOM:
+        return False
+    if sock.family == socket.AF_INET and PACKET_INFO is not None:
+        sock.setsockopt(socket.IPPROTO_IP, PACKET_INFO[0], 1)
+        return True
+    if sock.family == socket.AF_INET6 and IPV6_RECVPKTINFO is not None:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+        return True
+    return False
+
+
+def _recverr(sock: socket.socket) -> tuple[int, int]:
+    if sock.family == socket.AF_INET6:
+        return socket.IPPROTO_IPV6, IPV6_RECVERR
+    return socket.IPPROTO_IP, IP_RECVERR
+
+
+def _packet_info(ancillary: Iterable[Ancillary]) -> Ancillary | None:
+    for info in ancillary:
+        level, kind, _ = info
+        if level == socket.IPPROTO_IP and PACKET_INFO is not None and kind == PACKET_INFO[0]:
+            return info
+        if level == socket.IPPROTO_IPV6 and kind == IPV6_PKTINFO:
+            return info
+    return None
+
+
+@lru_cache(mmsg.KNOWN)
+def _destination(info: Ancillary) -> str:
+    level, _, data = info
+    if level == socket.IPPROTO_IPV6:
+        return socket.inet_ntop(socket.AF_INET6, data[:16])
+    assert PACKET_INFO is not None
+    return socket.inet_ntop(socket.AF_INET, data[PACKET_INFO[1]])
+
+
+@lru_cache(mmsg.KNOWN)
+def _source(info: Ancillary | None) -> tuple[Ancillary, ...]:
+    """Control data to answer from the address that was asked; none if one cannot answer from there."""
+    if info is None:
+        return ()
+    level, kind, data = info
+    if level == socket.IPPROTO_IPV6:
+        if data[0] == 0xFF:
+            return ()  # multicast
+        # An address of one link is nothing without it; for others, the route picks the interface.
+        interface = data[16:20] if data[:2] == b"\xfe\x80" else bytes(4)
+        return ((level, kind, data[:16] + interface),)
+    assert PACKET_INFO is not None
+    asked, answering = PACKET_INFO[1:]
+    address = data[answering]
+    if address[0] >= 224:
+        return ()  # multicast or broadcast, on a system that does not tell which address of ours got it
+    if asked == answering:
+        return ((level, kind, address),)
+    return ((level, kind, bytes(4) + address + bytes(4)),)  # the route picks the interface
+
+
+# Binding
+
+
+def _bound_socket(address: Address, reuse_port: bool) -> socket.socket:
+    if isinstance(address, (str, bytes)):
+        if UNIX is None:
+            raise ValueError(f"this platform has no Unix sockets to bind to {address!r}")
+        family = UNIX
+    else:
+        host, port = address[:2]
+        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if reuse_port:
+            if not hasattr(socket, "SO_REUSEPORT"):
+                raise ValueError("this platform has no SO_REUSEPORT")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise OSError(error.errno, f"cannot bind {address!r}: {error.strerror or error}") from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _unlinks(path: str) -> Callable[[], None]:
+    """What removes the file of a Unix socket, unless somebody else's has taken its place."""
+    made = os.stat(path)
+
+    def unlink() -> None:
+        try:
+            if os.path.samestat(made, os.stat(path)):
+                os.unlink(path)
+        except OSError:
+            pass  # it is gone
+
+    return unlink

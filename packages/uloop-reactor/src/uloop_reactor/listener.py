@@ -1,0 +1,573 @@
+"""Listeners: accept connections, and hand each to the program.
+
+>>> from uloop_reactor.stream import Stream
+>>> class Echo(Stream):
+...     def on_data(self, data):
+...         self.write(data)
+>>> listener = TcpListener(loop, ("127.0.0.1", 3333), Echo)         # doctest: +SKIP
+
+``factory(loop, sock)`` makes the connection: a class, or any function. The rules:
+
+1. A turn accepts 64 at most, so that a crowd at the door does not starve those who are in.
+2. A client that has gone before we came is passed over. When the factory raises, the socket is
+   closed, the error goes to the loop as that of a callback, and the listener goes on. As that
+   of a handler it would pause the listener: a stranger who finds a way to make the factory
+   fail must not lock out all the others.
+3. At ``max_connections`` the listener stops to accept, and clients wait in the backlog.
+4. The same when the process or the system runs out of descriptors or memory: such a shortage
+   is logged once when it begins, and once when it is over. Accepting is tried again in 10 ms,
+   then in twice as long each time, up to 1 s, and at once when one of our connections closes.
+   The other way to go on, a spare descriptor that is closed to accept and turn away
+   whoever waits, would turn away clients that a little patience could serve.
+5. The same when the backend has no room (select has 1024 descriptors, on Windows 512), but that
+   shows only once a client is accepted, so that one is closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import stat
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Protocol
+
+from uloop_events import UEvent
+
+if TYPE_CHECKING:
+    from .timers import Timer
+    from .uloop import Uloop
+
+    Factory = Callable[[Uloop, socket.socket], "Connection | None"]
+
+__all__ = ["Connection", "Listener", "TcpListener", "UnixListener", "inherited_sockets"]
+
+log = logging.getLogger("uloop.reactor")
+
+AF_UNIX: Any = getattr(socket, "AF_UNIX", None)  # Windows has it, its Python has not
+
+BACKLOG = 1024  # connections that the kernel holds until we accept them, if it allows so many
+ACCEPTS_PER_TURN = 64
+FIRST_PAUSE = 0.01  # seconds
+LONGEST_PAUSE = 1.0  # seconds; a shortage is over when there was none for so long
+
+EXHAUSTED = {
+    getattr(errno, name)
+    for name in ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "WSAEMFILE", "WSAENOBUFS")
+    if hasattr(errno, name)
+}
+#: what has happened to a connection in the backlog, and accept(2) on Linux tells as if it were
+#: the listener's own trouble; EPERM is a firewall's
+TROUBLE_OF_ONE_CLIENT = {
+    getattr(errno, name)
+    for name in (
+        *("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENONET"),
+        *("ENOPROTOOPT", "EOPNOTSUPP", "EPERM", "EPROTO"),
+    )
+    if hasattr(errno, name)
+}
+
+
+class Connection(Protocol):
+    """What a listener needs of that which a factory makes; a ``Stream`` is one."""
+
+    def when_closed(self, callback: Callable[[Any], object], /) -> object:
+        """Have ``callback(connection)`` called once, when it is closed."""
+        ...
+
+
+class Listener:
+    """Accepts on a socket that listens already: inherited from systemd or inetd, or made by a test.
+
+    Parameters:
+        loop: the loop to accept on, from now.
+        sock: a listening stream socket of any family. It is made non-blocking, which holds
+            in all processes that share it, and is the listener's to close from now on.
+        factory: called as ``factory(loop, sock)`` with each new socket, which does not block and
+            is not inherited by child processes. Returns a connection that has ``when_closed``;
+            or ``None`` to turn the client away, and the listener closes the socket.
+        max_connections: open at once; ``None`` for as many as there are descriptors.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: the socket does not listen, or has no room in the backend.
+        OSError: the loop cannot watch it.
+    """
+
+    def __init__(
+        self, loop: Uloop, sock: socket.socket, factory: Factory, *, max_connections: int | None = None
+    ) -> None:
+        _check_listening(sock)
+        if not callable(factory):
+            raise TypeError(f"factory must be callable as factory(loop, sock), not {factory!r}")
+        if max_connections is not None and max_connections < 1:
+            raise ValueError(
+                f"max_connections must be at least 1, or None for no limit, not {max_connections}"
+            )
+        #: those that are open
+        self.connections: set[Connection] = set()
+        #: where it listens, as ``getsockname`` says: with the real port
+        self.address: Any = sock.getsockname()
+        self.loop = loop
+        self._sock = sock
+        self._factory = factory
+        self._max_connections = max_connections
+        self._shortage: Shortage | None = None
+        self._accepting = True
+        self._closed = False
+        sock.setblocking(False)
+        loop.add(sock, UEvent.poll_in, self)
+
+    def fileno(self) -> int:
+        """The descriptor it listens on; -1 once it is closed."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """Stop listening; the connections live on. A second call does nothing.
+
+        Clients in the backlog, which nobody has accepted, are reset by the kernel.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._shortage is not None and self._shortage.timer is not None:
+            self._shortage.timer.cancel()
+        self.loop.remove(self._sock)
+        self._sock.close()
+
+    def process_event(self, fileno: int, event: UEvent, /) -> None:
+        """Accept who waits, but no more than leaves time for others."""
+        for _ in range(ACCEPTS_PER_TURN):
+            if self._closed or not self._accepting:  # a factory can have seen to either
+                return
+            try:
+                sock, _ = self._sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionError:
+                continue  # gone before we came
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    self._begin_pause(error)
+                elif error.errno not in TROUBLE_OF_ONE_CLIENT:
+                    raise
+            else:
+                self._welcome(sock)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self.connections)} connections"
+        return f"<{type(self).__name__} on {self.address!r}, {state}>"
+
+    # Connections
+
+    def _welcome(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        try:
+            connection = self._factory(self.loop, sock)
+            if connection is not None:
+                self._count(connection)
+                return
+            self._drop(sock)
+        except Exception as error:
+            lack = self._lack_behind(error, sock)
+            self._drop(sock)
+            if lack is not None:
+                self._begin_pause(lack)
+            else:
+                self._tell(error)
+        except BaseException:
+            self._drop(sock)
+            raise
+
+    def _count(self, connection: Connection) -> None:
+        if not callable(getattr(connection, "when_closed", None)):
+            raise TypeError(
+                f"a factory returns a connection with a method when_closed(callback), or None; "
+                f"{connection!r} has none"
+            )
+        self.connections.add(connection)  # first, since one that is closed may say so at once
+        try:
+            connection.when_closed(self._connection_closed)
+        except BaseException:
+            self.connections.discard(connection)
+            raise
+        self._watch()
+
+    def _connection_closed(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if self._closed:
+            return
+        shortage = self._shortage
+        # The timers of a loop that was closed are not active, and it takes no new ones.
+        if shortage is not None and shortage.resting and shortage.timer and shortage.timer.active:
+            shortage.timer.cancel()
+            self._end_pause(shortage)
+        else:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Ask for clients, unless there are enough of them, or too few descriptors."""
+        full = self._max_connections is not None and len(self.connections) >= self._max_connections
+        resting = self._shortage is not None and self._shortage.resting
+        accepting = not (full or resting)
+        if accepting != self._accepting:
+            self._accepting = accepting
+            self.loop.modify(self._sock, UEvent.poll_in if accepting else UEvent.poll_none)
+
+    # What goes wrong
+
+    def _tell(self, error: Exception) -> None:
+        if self.loop.closed:
+            self.close()  # the factory has closed the loop, and failed because of it
+        else:
+            self.loop.report_error(error, self._factory)
+
+    def _lack_behind(self, error: Exception, sock: socket.socket) -> OSError | ValueError | None:
+        """What is used up, if it was that which made a factory fail."""
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            return error
+        if not isinstance(error, (OSError, ValueError)) or sock.fileno() == -1:
+            return None
+        # Was it the backend, which has no room? Try the same without the factory.
+        self.loop.remove(sock)
+        try:
+            self.loop.add(sock, UEvent.poll_none, self)
+        except (OSError, ValueError) as lack:
+            return lack
+        except RuntimeError:
+            pass  # the factory has closed the loop
+        return None
+
+    def _drop(self, sock: socket.socket) -> None:
+        self.loop.remove(sock)
+        sock.close()
+
+    def _begin_pause(self, error: OSError | ValueError) -> None:
+        if self._closed:
+            return
+        shortage = self._shortage
+        if shortage is None:
+            log.warning("%r accepts nobody for now: %s", self, error)
+            shortage = self._shortage = Shortage(self.loop.time())
+        elif shortage.timer is not None:
+            shortage.timer.cancel()
+        pause = min(FIRST_PAUSE * 2.0 ** min(shortage.failures, 16), LONGEST_PAUSE)
+        shortage.failures += 1
+        shortage.resting = True
+        shortage.timer = self.loop.call_later(pause, self._end_pause, shortage)
+        self._watch()
+
+    def _end_pause(self, shortage: Shortage) -> None:
+        shortage.resting = False
+        shortage.ended = self.loop.time()
+        shortage.timer = self.loop.call_later(LONGEST_PAUSE, self._end_shortage, shortage)
+        self._watch()
+
+    def _end_shortage(self, shortage: Shortage) -> None:
+        self._shortage = None
+        seconds = shortage.ended - shortage.began
+        log.info("%r accepts again, after %d failures in %.2f s", self, shortage.failures, seconds)
+
+
+class Shortage:
+    """An episode: from the first failure until there was none for ``LONGEST_PAUSE``.
+
+    It outlasts a success, since at the limit every client who leaves makes room for one, and
+    each would be an episode, with its two lines in the log.
+    """
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.ended = began
+        self.failures = 0
+        self.resting = False
+        self.timer: Timer | None = None  # what ends the pause, and after it the shortage
+
+
+def _check_listening(sock: socket.socket) -> None:
+    if not isinstance(sock, socket.socket):
+        raise TypeError(f"a listener needs a socket, not {sock!r}")
+    if sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"a listener needs a stream socket, not {sock!r}")
+    try:
+        listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        return  # macOS does not tell
+    if not listening:
+        raise ValueError(f"a listener needs a socket on which listen() was called, unlike {sock!r}")
+
+
+# TCP
+
+
+class TcpListener(Listener):
+    """Listens on a TCP port.
+
+    Parameters:
+        loop, factory, max_connections: see :class:`Listener`.
+        address: a pair of host and port. The host is a numeric address or a name, of which the
+            first address is taken; ``None`` or ``""`` is every address of this host: all of
+            IPv4, or with ``dual_stack`` of both. Port 0 is one that is free, which the
+            attribute ``address`` tells.
+        backlog: connections that the kernel holds until they are accepted; it may have a
+            lower limit (on Linux ``net.core.somaxconn``).
+        reuse_port: share the port with other sockets that ask for it too, as a rule in other
+            processes; the kernel deals the connections out. Linux and FreeBSD do.
+        dual_stack: one IPv6 socket that takes IPv4 too, for the hosts ``None`` and ``"::"``.
+            Without it an IPv6 socket takes IPv6 alone, whatever the system's default. Where
+            the system cannot, ``None`` is IPv4 alone.
+
+    Raises:
+        ValueError: the address is not a pair of host and port, or this platform has no such option.
+        OSError: the name is unknown, the address not ours or in use, or the port not allowed.
+            The message names the address.
+    """
+
+    def __init__(
+        self,
+        loop: Uloop,
+        address: tuple[str | None, int],
+        factory: Factory,
+        *,
+        backlog: int = BACKLOG,
+        reuse_port: bool = False,
+        dual_stack: bool = False,
+        max_connections: int | None = None,
+    ) -> None:
+        with ExitStack() as undo:
+            sock = _listen_on_tcp(address, backlog, reuse_port, dual_stack)
+            undo.callback(sock.close)
+            super().__init__(loop, sock, factory, max_connections=max_connections)
+            undo.pop_all()
+
+
+def _listen_on_tcp(
+    address: tuple[str | None, int], backlog: int, reuse_port: bool, dual_stack: bool
+) -> socket.socket:
+    try:
+        host, port = address
+        if isinstance(address, str) or not 0 <= port <= 65535:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(f"address must be a pair of host and port (0 to 65535), not {address!r}") from None
+    if dual_stack and host not in (None, "", "::"):
+        raise ValueError(f"dual_stack is for the host None or '::', not {host!r}")
+    sharing = _option_to_share_a_port() if reuse_port else None
+    try:
+        if not host:
+            dual_stack = dual_stack and socket.has_dualstack_ipv6()
+            host = "::" if dual_stack else "0.0.0.0"
+        family, _, _, _, bound = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with ExitStack() as undo:
+            sock = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            if sys.platform == "win32":
+                # Its SO_REUSEADDR would let any program of this machine take the port over.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            else:
+                # Connections of the last run, in TIME_WAIT, are no reason not to start.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
+            if sharing is not None:
+                sock.setsockopt(socket.SOL_SOCKET, sharing, 1)
+            sock.bind(bound)
+            sock.listen(backlog)
+            undo.pop_all()
+            return sock
+    except OSError as error:
+        # Of the same type and number, and with the address, which the system's own lack.
+        raise type(error)(error.errno, f"cannot listen on {host!r}, port {port}: {error.strerror}") from error
+
+
+def _option_to_share_a_port() -> int:
+    """The option that has the kernel deal out connections among the sockets of a port.
+
+    macOS and the other BSDs have SO_REUSEPORT too, but there it gives all of them to one of
+    the sockets: workers would idle, and nobody would know why.
+    """
+    if sys.platform.startswith("linux"):
+        return socket.SO_REUSEPORT
+    if sys.platform.startswith("freebsd"):
+        return getattr(socket, "SO_REUSEPORT_LB", 0x00010000)
+    raise ValueError(f"reuse_port: {sys.platform} does not share the connections of a port among sockets")
+
+
+# Unix sockets
+
+
+class UnixListener(Listener):
+    """Listens on a Unix socket.
+
+    Its file is there while it listens. What a server that died has left behind, to which
+    connecting is refused, is replaced; a living server's and what is no socket never are.
+    Two servers that start in the same instant can each take the other's for dead, since a
+    socket refuses connections until it listens: leave it to a service manager to start one.
+
+    Parameters:
+        loop, factory, max_connections: see :class:`Listener`.
+        path: of the file, about 100 bytes at most; on Linux also an abstract name, of which
+            the first byte is NUL and which needs no file.
+        mode: the file's permissions, as for ``chmod``; on Linux who may write may connect.
+            ``None`` is what the umask leaves.
+        backlog: as for :class:`TcpListener`.
+
+    Raises:
+        NotImplementedError: Python has no Unix sockets on this platform.
+        ValueError: there can be no such path.
+        OSError: the file is there and not ours to replace (EADDRINUSE), or cannot be made. The
+            message names the path.
+    """
+
+    def __init__(
+        self,
+        loop: Uloop,
+        path: str | bytes | os.PathLike[str],
+        factory: Factory,
+        *,
+        mode: int | None = None,
+        backlog: int = BACKLOG,
+        max_connections: int | None = None,
+    ) -> None:
+        with ExitStack() as undo:
+            sock, self._file = _listen_on_unix(os.fsencode(path), mode, backlog)
+            undo.callback(sock.close)
+            if self._file is not None:
+                undo.callback(self._file.unlink)
+            super().__init__(loop, sock, factory, max_connections=max_connections)
+            undo.pop_all()
+
+    def close(self) -> None:
+        """Stop listening, and remove the file if it is still ours; the connections live on."""
+        # The file first: as long as the socket is open no other file can get the number of its inode.
+        if self._file is not None and not self._closed:
+            self._file.unlink()
+        super().close()
+
+
+class SocketFile:
+    """A file that we have made, to be removed unless it is another's by now."""
+
+    def __init__(self, path: bytes) -> None:
+        self._path = os.path.abspath(path)  # the program may change its directory
+        self._identity = _identity(self._path)
+
+    def unlink(self) -> None:
+        """Remove it if it is still ours."""
+        try:
+            if _identity(self._path) == self._identity:
+                os.unlink(self._path)
+        except OSError:
+            pass  # it has gone, or its directory is not ours any more
+
+
+def _listen_on_unix(path: bytes, mode: int | None, backlog: int) -> tuple[socket.socket, SocketFile | None]:
+    if AF_UNIX is None:
+        raise NotImplementedError(
+            "Python has no Unix sockets on this platform; TcpListener on 127.0.0.1 comes close"
+        )
+    abstract = path.startswith(b"\0")
+    if abstract and not sys.platform.startswith("linux"):
+        raise ValueError(f"only Linux has abstract names; {sys.platform} needs a path, not {path!r}")
+    if abstract and mode is not None:
+        raise ValueError(f"mode is for files; the abstract name {path!r} has none")
+    if not path or (b"\0" in path and not abstract):
+        raise ValueError(f"path must be the name of a file, not {path!r}")
+    with ExitStack() as undo:
+        try:
+            sock = undo.enter_context(socket.socket(AF_UNIX, socket.SOCK_STREAM))
+            try:
+                sock.bind(path)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or abstract:
+                    raise
+                _remove_dead_socket(path)
+                sock.bind(path)
+            file = None
+            if not abstract:
+                file = SocketFile(path)
+                undo.callback(file.unlink)
+                if mode is not None:
+                    # Before listen, and until then connecting is refused: so nobody slips in. To set
+                    # the umask around bind would be a race, as all threads of a process share it;
+                    # and fchmod of a socket does something on Linux alone.
+                    os.chmod(path, mode)
+            sock.listen(backlog)
+        except OSError as error:
+            reason = error.strerror or error  # Python's own "AF_UNIX path too long" has no number
+            name = os.fsdecode(path)
+            raise OSError(
+                error.errno or errno.ENAMETOOLONG, f"cannot listen on {name!r}: {reason}"
+            ) from error
+        undo.pop_all()
+    return sock, file
+
+
+def _remove_dead_socket(path: bytes) -> None:
+    """Remove a socket's file if nobody listens on it.
+
+    Raises:
+        OSError: somebody does, or it is no socket, or nobody can tell.
+    """
+    identity = _identity(path)
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise OSError(errno.EADDRINUSE, "this file is there already, and is no socket")
+    with socket.socket(AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            if _identity(path) == identity:
+                os.unlink(path)
+            return
+        except BlockingIOError:
+            pass  # it lives, with a full backlog
+    raise OSError(errno.EADDRINUSE, "a server listens on it already")
+
+
+def _identity(path: bytes) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+# Sockets that somebody else has opened
+
+
+def inherited_sockets() -> list[tuple[str, socket.socket]]:
+    """Take over the sockets that systemd has opened for this process: ``sd_listen_fds(3)``.
+
+    They become non-inheritable, and the environment variables ``LISTEN_PID``, ``LISTEN_FDS`` and
+    ``LISTEN_FDNAMES`` are removed, so a second call, like one in a child process, finds none.
+
+    Returns:
+        Each socket with its name (``FileDescriptorName=`` of the unit), ``"unknown"`` if it has
+        none. They are the caller's to close. Empty if there are none for this process.
+
+    Raises:
+        ValueError: the number of sockets is not a number.
+        OSError: a descriptor is not an open socket.
+    """
+    pid, count, names = (os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
+    if pid != str(os.getpid()):
+        return []  # they were for a parent
+    if not count.isdecimal():
+        raise ValueError(f"LISTEN_FDS must be a number of descriptors, not {count!r}")
+    labels = names.split(":") if names else []
+    sockets = []
+    with ExitStack() as undo:
+        for index in range(int(count)):
+            number = 3 + index  # SD_LISTEN_FDS_START
+            try:
+                os.set_inheritable(number, False)
+                sock = undo.enter_context(socket.socket(fileno=number))
+            except OSError as error:
+                raise OSError(
+                    error.errno, f"descriptor {number} of LISTEN_FDS={count} is no open socket"
+                ) from error
+            sockets.append((labels[index] if index < len(labels) else "unknown", sock))
+        undo.pop_all()
+    return sockets

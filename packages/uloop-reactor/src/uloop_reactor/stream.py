@@ -1,0 +1,723 @@
+"""Stream: a connected byte stream, TCP or Unix, with buffers, backpressure, timeouts and half close.
+
+A program inherits from :class:`Stream` and overrides the ``on_…`` methods it cares for. The rules:
+
+1. ``on_connect`` comes first and ``on_close`` last, once each at most, ``on_close`` for sure: with
+   the reason if the stream failed, with ``None`` if it ended in order. All are called by the loop,
+   none from within a call of the program's own; except ``on_pause``, which ``write`` calls, so
+   that a program that writes and writes learns in time that it should not.
+2. What is written is sent at once if nothing waits; the loop is asked for writability only when
+   the kernel says "wait". What is written may be changed afterwards.
+3. The end comes in order. ``close`` sends what waits, says so to the peer (FIN), and reads on, and
+   throws away, until the peer has ended too or its patience is over: closing a socket with unread
+   data sends a reset, which destroys at the peer what we sent (RFC 1122, 4.2.2.13).
+4. Everything has an end: more than ``high_water`` unsent asks the program to pause, more than
+   ``write_limit`` gives the stream up, and so does a peer that takes nothing for ``write_timeout``.
+5. A callback may do anything: the state is in order before one is called. What a callback raises
+   is logged by the loop, and changes nothing here.
+
+The life of a stream is a table: what each event makes of each state. What is not in it does not
+happen.
+
+    state       connected  peer_eof    write_eof  close      flushed    lost
+    CONNECTING  OPEN       -           WE_ENDED   CLOSING    -          CLOSED
+    OPEN        -          THEY_ENDED  WE_ENDED   CLOSING    -          CLOSED
+    WE_ENDED    WE_ENDED   FINISHING   -          CLOSING    WE_ENDED   CLOSED
+    THEY_ENDED  -          -           FINISHING  FINISHING  -          CLOSED
+    CLOSING     CLOSING    FINISHING   -          -          LINGERING  CLOSED
+    FINISHING   -          -           -          -          CLOSED     CLOSED
+    LINGERING   -          CLOSED      -          -          -          CLOSED
+    CLOSED      -          -           -          -          -          -
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Self
+
+from uloop_events import UEvent
+
+if TYPE_CHECKING:
+    from .timers import Timer
+    from .uloop import Uloop
+
+__all__ = ["State", "Stream"]
+
+log = logging.getLogger("uloop.reactor")
+
+
+class State(Enum):
+    """Where a stream is in its life."""
+
+    __hash__ = object.__hash__  # enum's own is written in Python: 150 ns, several times per chunk
+
+    #: nothing can be sent yet; what is written waits
+    CONNECTING = "connecting"
+    #: both directions are open
+    OPEN = "open"
+    #: after ``write_eof``: we send what waits, and no more; the peer may go on
+    WE_ENDED = "we have ended"
+    #: the peer sends no more; we may go on
+    THEY_ENDED = "they have ended"
+    #: after ``close``: what waits is being sent, what comes is thrown away
+    CLOSING = "closing"
+    #: both have ended; what waits is being sent
+    FINISHING = "finishing"
+    #: all is sent, our end as well; the peer has a few seconds to end too
+    LINGERING = "lingering"
+    #: the socket is closed
+    CLOSED = "closed"
+
+
+class Event(Enum):
+    """What makes a stream change its state."""
+
+    __hash__ = object.__hash__
+
+    CONNECTED = "connected"
+    #: the peer sends no more
+    PEER_EOF = "peer_eof"
+    #: the program: I write no more
+    WRITE_EOF = "write_eof"
+    #: the program: end it in order
+    CLOSE = "close"
+    #: the kernel has all that was written, and our end
+    FLUSHED = "flushed"
+    #: a failure, ``abort``, or the end of our patience
+    LOST = "lost"
+
+
+TABLE: Final[dict[State, dict[Event, State]]] = {
+    State.CONNECTING: {
+        Event.CONNECTED: State.OPEN,
+        Event.WRITE_EOF: State.WE_ENDED,
+        Event.CLOSE: State.CLOSING,
+        Event.LOST: State.CLOSED,
+    },
+    State.OPEN: {
+        Event.PEER_EOF: State.THEY_ENDED,
+        Event.WRITE_EOF: State.WE_ENDED,
+        Event.CLOSE: State.CLOSING,
+        Event.LOST: State.CLOSED,
+    },
+    State.WE_ENDED: {
+        Event.CONNECTED: State.WE_ENDED,
+        Event.PEER_EOF: State.FINISHING,
+        Event.CLOSE: State.CLOSING,
+        Event.FLUSHED: State.WE_ENDED,
+        Event.LOST: State.CLOSED,
+    },
+    State.THEY_ENDED: {
+        Event.WRITE_EOF: State.FINISHING,
+        Event.CLOSE: State.FINISHING,
+        Event.LOST: State.CLOSED,
+    },
+    State.CLOSING: {
+        Event.CONNECTED: State.CLOSING,
+        Event.PEER_EOF: State.FINISHING,
+        Event.FLUSHED: State.LINGERING,
+        Event.LOST: State.CLOSED,
+    },
+    State.FINISHING: {
+        Event.FLUSHED: State.CLOSED,
+        Event.LOST: State.CLOSED,
+    },
+    State.LINGERING: {
+        Event.PEER_EOF: State.CLOSED,
+        Event.LOST: State.CLOSED,
+    },
+    State.CLOSED: {},
+}
+
+OPEN = State.OPEN  # looked at for every chunk
+CLOSED = State.CLOSED
+#: what comes in is for the program
+LISTENING = frozenset({State.OPEN, State.WE_ENDED})
+#: what comes in is read, and thrown away
+DISCARDING = frozenset({State.CLOSING, State.LINGERING})
+#: our end follows what waits to be sent
+ENDING = frozenset({State.WE_ENDED, State.CLOSING, State.FINISHING})
+#: the program may yet write or hear something, so that silence is worth a timeout
+IN_USE = frozenset({State.CONNECTING, State.OPEN, State.WE_ENDED, State.THEY_ENDED})
+
+# Masks as plain numbers: an operation with a UEvent costs 100 ns, which every chunk would pay.
+READ = int(UEvent.poll_in)
+WRITE = int(UEvent.poll_out)
+FAILING = int(UEvent.poll_err | UEvent.poll_hup)
+
+#: Bytes asked for in one read. Fixed, for less would gain nothing: recv(65536) of 1 KiB costs
+#: what recv(2048) does (3.5 µs on Linux), while from 128 KiB up glibc maps memory anew each time.
+READ_SIZE = 64 * 1024
+
+#: close sends a reset, and drops what waits (socket(7), SO_LINGER); Windows has short integers there
+RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+
+
+class Stream:
+    """A connected byte stream: TCP or Unix. A base class to inherit from.
+
+    Parameters:
+        loop: the loop that calls it.
+        sock: a stream socket that is connected, or whose ``connect_ex`` is in progress. It belongs
+            to the stream from now on, and is closed with it; to the caller, if this fails.
+        high_water: bytes; when more wait to be sent, ``on_pause`` is called.
+        low_water: bytes; when no more wait to be sent after that, ``on_drain`` is called. ``None``
+            is a quarter of ``high_water``.
+        write_limit: bytes; a write to a stream where more wait already aborts it. One write alone
+            may be larger.
+        idle_timeout: seconds without anything read or sent, until ``on_timeout``; ``None`` is for
+            ever. A stream that is not read from (``pause_reading``, ``on_pause``) is not idle: the
+            silence is ours, and the peer's patience would be punished for it.
+        write_timeout: seconds in which the peer takes nothing of what waits, until ``on_timeout``;
+            ``None`` is for ever.
+        linger_timeout: seconds that the peer has to end too, after ``close`` has sent everything.
+
+    Raises:
+        ValueError: the socket is no stream socket, or closed, or a number makes no sense.
+        FileExistsError: the loop has a handler for the socket already.
+        RuntimeError: the loop is closed.
+        OSError: from the socket or the loop.
+
+    >>> class Echo(Stream):
+    ...     def on_data(self, data):
+    ...         self.write(data)
+    """
+
+    __slots__ = (
+        "__dict__",  # made when it is used: for attributes of subclasses, and ``stream.on_data = f``
+        "__weakref__",
+        "_buffer",
+        "_connected",
+        "_end_sent",
+        "_full",
+        "_heard",
+        "_held",
+        "_high_water",
+        "_idle_timeout",
+        "_interest",
+        "_linger_timeout",
+        "_listeners",
+        "_low_water",
+        "_paused",
+        "_peer",
+        "_reason",
+        "_sock",
+        "_state",
+        "_taken",
+        "_timer",
+        "_write_eof_called",
+        "_write_limit",
+        "_write_timeout",
+        "loop",
+    )
+
+    def __init__(
+        self,
+        loop: Uloop,
+        sock: socket.socket,
+        *,
+        high_water: int = 64 * 1024,
+        low_water: int | None = None,
+        write_limit: int = 16 * 1024 * 1024,
+        idle_timeout: float | None = None,
+        write_timeout: float | None = 60.0,
+        linger_timeout: float = 5.0,
+    ) -> None:
+        self.loop = loop
+        self._sock = sock
+        self._state = State.CONNECTING
+        self._peer: object = None
+        # What waits to be sent. One bytearray, though a deque of chunks with sendmsg takes a write
+        # of 10 MB in 3 ms, not 5: chunks of 16 KiB cost the same, small ones three times more in it.
+        self._buffer = bytearray()
+        self._high_water = high_water
+        self._low_water = high_water // 4 if low_water is None else low_water
+        self._write_limit = write_limit
+        self._idle_timeout = idle_timeout
+        self._write_timeout = write_timeout
+        self._linger_timeout = linger_timeout
+        self._interest = 0  # what the loop watches for, once we are connected
+        self._connected = False  # the socket is; with TLS, the stream is not yet
+        self._paused = False  # by the program
+        self._held = False  # by the default of on_pause
+        self._full = False  # on_pause was called, and on_drain was not yet
+        self._write_eof_called = False
+        self._end_sent = False  # the FIN
+        self._reason: BaseException | None = None  # why it ends, known before it has ended
+        self._listeners: tuple[Callable[[Self], object], ...] = ()
+        self._timer: Timer | None = None
+        self._heard = 0.0  # when something was last read or sent, if there is an idle_timeout
+        self._taken = 0.0  # when the peer last took something of what waits, or could have begun to
+        try:
+            self._check_arguments()
+            self._begin()
+        except BaseException:
+            self._state = CLOSED
+            raise
+
+    def _check_arguments(self) -> None:
+        if self._sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"a Stream needs a socket of type SOCK_STREAM, not {self._sock!r}")
+        if not 0 <= self._low_water <= self._high_water <= self._write_limit:
+            raise ValueError(
+                "0 <= low_water <= high_water <= write_limit must hold, but they are"
+                f" {self._low_water}, {self._high_water} and {self._write_limit}"
+            )
+        for name in ("idle_timeout", "write_timeout", "linger_timeout"):
+            seconds = getattr(self, f"_{name}")
+            if seconds is not None and not 0 < seconds < math.inf:
+                raise ValueError(f"{name} must be a positive number of seconds, not {seconds}")
+
+    def _begin(self) -> None:
+        sock = self._sock
+        if sock.gettimeout() != 0:
+            sock.setblocking(False)
+        try:
+            self._peer = sock.getpeername()
+        except OSError:
+            mode = WRITE  # not connected yet, or no more: its writability will tell
+        else:
+            mode = READ
+            self.loop.call_soon(self._check_connected)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            # We send what we have at once; Nagle's algorithm would keep it until the last ACK.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.loop.add(sock, mode, self)  # behind everything that may fail
+        self._interest = mode
+        self._heard = self.loop.time()
+        self._set_timer()
+
+    # To override
+
+    def on_connect(self) -> None:
+        """The stream is open. Nothing by default."""
+
+    def on_data(self, data: bytes, /) -> None:
+        """Something has come; never empty. Nothing by default."""
+
+    def on_eof(self) -> None:
+        """The peer sends no more, and may still read. By default ``close()``."""
+        self.close()
+
+    def on_pause(self) -> None:
+        """More than ``high_water`` bytes wait to be sent. Called by ``write``.
+
+        By default the peer is not read from until ``on_drain``, whatever ``resume_reading`` says:
+        one who asks without reading the answers gets no more of them. Two peers that both send
+        much without reading would wait for each other: with such a protocol, override it.
+        """
+        self._held = True
+        self._watch()
+
+    def on_drain(self) -> None:
+        """After ``on_pause``: no more than ``low_water`` bytes wait. By default undoes what that did."""
+        if self._held:
+            self._held = False
+            self._resume()
+
+    def on_timeout(self, error: TimeoutError, /) -> None:
+        """A timeout has passed; the error says which. By default ``abort(error)``.
+
+        A stream that goes on gets as much time again.
+        """
+        self.abort(error)
+
+    def on_close(self, reason: BaseException | None, /) -> None:
+        """The socket is closed. The last call. Nothing by default.
+
+        Parameters:
+            reason: what went wrong, an ``OSError`` for what the kernel reported; ``None`` if
+                nothing did.
+        """
+
+    # To call
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send this, after all that was written before.
+
+        On a stream that was closed it is dropped in silence: the program may not know yet.
+
+        Parameters:
+            data: any object with contiguous bytes. It may be changed afterwards.
+
+        Raises:
+            TypeError: it has no bytes.
+            RuntimeError: after ``write_eof``.
+        """
+        if self._state is not OPEN or data.__class__ is not bytes or self._buffer or not data:
+            data = self._checked(data)
+            if not data:
+                return
+        self._transmit(data)
+
+    def write_eof(self) -> None:
+        """Tell the peer, behind all that was written, that no more comes; it may go on sending.
+
+        The stream is closed when the peer has ended, too.
+        """
+        if Event.WRITE_EOF in TABLE[self._state]:
+            self._write_eof_called = True
+            self._go(Event.WRITE_EOF)
+            if self._connected:
+                self._flush()
+
+    def close(self) -> None:
+        """Send what waits, then end in order. Nothing more is heard of the stream but ``on_close``.
+
+        The write timeout still watches, and ``linger_timeout`` bounds the rest. A stream that is
+        not connected yet and has nothing to send is given up.
+        """
+        if self._state is State.CONNECTING and not self.unsent:
+            self._go(Event.LOST)
+        elif Event.CLOSE in TABLE[self._state]:
+            self._go(Event.CLOSE)
+            if self._connected:
+                self._flush()
+
+    def abort(self, reason: BaseException | None = None) -> None:
+        """End at once, and let what waits be lost; the peer of a TCP connection sees a reset.
+
+        Parameters:
+            reason: what ``on_close`` is told.
+        """
+        if self._state is CLOSED:
+            return
+        if self._state is not State.LINGERING:  # there all is sent, and a reset might destroy it
+            try:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            except OSError:
+                pass  # it is dead already, or was closed by somebody else
+        self._lost(reason)
+
+    def pause_reading(self) -> None:
+        """Read no more until ``resume_reading``: the peer is slowed down when the kernel's buffers are full.
+
+        The end of the stream, or a reset, is not noticed until then, except by writing.
+        """
+        self._paused = True
+        self._watch()
+
+    def resume_reading(self) -> None:
+        """Read on after ``pause_reading``."""
+        if self._paused:
+            self._paused = False
+            self._resume()
+
+    def when_closed(self, callback: Callable[[Self], object]) -> None:
+        """Have ``callback(stream)`` called after ``on_close``; soon, if that is over."""
+        if self._state is CLOSED:
+            self._call_soon(callback, self)
+        else:
+            self._listeners += (callback,)
+
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 when it is closed."""
+        return self._sock.fileno()
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait to be sent."""
+        return len(self._buffer)
+
+    @property
+    def peer(self) -> object:
+        """The peer's address, as ``getpeername`` gives it; ``None`` before the socket is connected."""
+        return self._peer
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} with {self._peer!r}, {self._state.value}, {self.unsent} bytes unsent>"
+
+    # Events
+
+    def process_event(self, fileno: int, event: UEvent, /) -> None:
+        """Called by the loop. Reads once and sends once at most, so that others get their turn."""
+        if self._interest == READ and self._connected:  # the usual case
+            self._read()
+            return
+        if not self._connected:
+            self._check_connected()
+            return
+        failing = int(event) & FAILING
+        if self._interest & READ and event != WRITE:
+            # A failure is read, too: behind what came before it.
+            self._read()
+            if failing:
+                return
+        if self._interest & WRITE and (failing or int(event) & WRITE):
+            self._flush()
+
+    def _check_connected(self) -> None:
+        """The connect has ended, one way or the other."""
+        if self._connected or self._state is CLOSED:
+            return
+        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._lost(_os_error(code))
+            return
+        try:
+            self._peer = self._sock.getpeername() if self._peer is None else self._peer
+        except OSError as error:
+            self._lost(error)
+            return
+        self._connected = True
+        self._taken = self.loop.time()
+        self._socket_connected()
+
+    def _read(self) -> None:
+        try:
+            data = self._sock.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lost(error)
+            return
+        if self._idle_timeout is not None:
+            self._heard = self.loop.time()
+        if data:
+            self._received(data)
+        else:
+            self._received_eof()
+
+    def _flush(self) -> None:
+        """Send of what waits as much as the kernel takes, and then our end, if it is time for that."""
+        buffer = self._buffer
+        if buffer:
+            try:
+                sent = self._sock.send(buffer)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._lost(error)
+                return
+            if sent:
+                del buffer[:sent]  # moves the start, not the bytes
+                self._heard = self._taken = self.loop.time()
+        if self._state in ENDING and not self.unsent and not self._send_end():
+            return
+        self._watch()
+        if self._full and self.unsent <= self._low_water:
+            self._full = False
+            if self._state in IN_USE:
+                self.on_drain()
+
+    def _send_end(self) -> bool:
+        """Everything is sent, so the FIN is next. Returns whether the stream goes on."""
+        if not self._end_sent and self._state is not State.FINISHING:  # there, closing says it
+            try:
+                self._sock.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                self._lost(_os_error(code) if code else error)  # the cause, rather than ENOTCONN
+                return False
+            self._end_sent = True
+        self._go(Event.FLUSHED)
+        if self._state is State.LINGERING:
+            self._taken = self.loop.time()
+            self._set_timer()
+        return self._state is not CLOSED
+
+    # What TlsStream does otherwise
+
+    def _socket_connected(self) -> None:
+        """The socket is connected."""
+        self._established()
+
+    def _received(self, data: bytes) -> None:
+        """Bytes have come from the socket, or out of the decryption."""
+        if self._state in LISTENING:
+            self.on_data(data)
+
+    def _received_eof(self) -> None:
+        """The peer has shut its half of the connection."""
+        self._peer_ended()
+
+    def _transmit(self, data: bytes | memoryview) -> None:
+        """Send bytes, or put them behind those that wait. The only way into the buffer."""
+        buffer = self._buffer
+        if not buffer and self._connected:
+            try:
+                sent = self._sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._lost(error)
+                return
+            if self._idle_timeout is not None:
+                self._heard = self.loop.time()
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
+        self._enqueue(buffer, data)
+
+    def _enqueue(self, buffer: bytearray, data: bytes | memoryview) -> None:
+        first = not self.unsent
+        buffer += data
+        if first:
+            self._taken = self.loop.time()
+            self._set_timer()
+        self._watch()
+        if not self._full and self.unsent > self._high_water and self._state in IN_USE:
+            self._full = True
+            self.on_pause()
+
+    def _resume(self) -> None:
+        """Reading goes on, if nothing else is against it."""
+        self._heard = self.loop.time()
+        self._set_timer()
+        self._watch()
+
+    def _deadline(self) -> tuple[float, str]:
+        """The time to stop waiting, infinite if there is none, and what for."""
+        if self._state is State.LINGERING:
+            return self._taken + self._linger_timeout, "linger"
+        deadline = math.inf, ""
+        if self._write_timeout is not None and self.unsent:
+            deadline = self._taken + self._write_timeout, "write"
+        if self._idle_timeout is not None and self._state in IN_USE and not (self._paused or self._held):
+            deadline = min(deadline, (self._heard + self._idle_timeout, "idle"))
+        return deadline
+
+    def _time_is_up(self, what: str) -> None:
+        if what == "linger":
+            self._go(Event.LOST)
+            return
+        # First the next period, which begins now, for an on_timeout that lets the stream go on.
+        if what == "write":
+            self._taken = self.loop.time()
+            error = TimeoutError(
+                f"the peer took nothing for {self._write_timeout} s (write_timeout); {self.unsent} bytes wait"
+            )
+        else:
+            self._heard = self.loop.time()
+            error = TimeoutError(f"nothing was read or sent for {self._idle_timeout} s (idle_timeout)")
+        self._set_timer()
+        self.on_timeout(error)
+
+    # Steps that events have in common
+
+    def _go(self, event: Event, reason: BaseException | None = None) -> None:
+        """Change the state as the table says."""
+        self._state = TABLE[self._state][event]
+        if self._state is CLOSED:
+            self._release(reason)
+
+    def _release(self, reason: BaseException | None) -> None:
+        """The last state: let go of everything, and have everybody told."""
+        self._interest = 0
+        self._cancel_timer()
+        self._buffer.clear()
+        self.loop.remove(self._sock)
+        self._sock.close()
+        self._call_soon(self.on_close, self._reason or reason)
+        listeners, self._listeners = self._listeners, ()
+        for callback in listeners:
+            self._call_soon(callback, self)
+
+    def _lost(self, reason: BaseException | None) -> None:
+        if self._state is not CLOSED:
+            self._go(Event.LOST, reason)
+
+    def _established(self) -> None:
+        """The stream is open: tell the program, then send what it had written before."""
+        self._go(Event.CONNECTED)
+        self._watch()
+        try:
+            if self._state is not State.CLOSING:
+                self.on_connect()
+        finally:
+            if self._state is not CLOSED:
+                self._flush()
+
+    def _peer_ended(self) -> None:
+        """The peer sends no more; in states that expect nothing from it, that is no news."""
+        listening = self._state in LISTENING
+        self._go(Event.PEER_EOF)
+        if self._state is not CLOSED:
+            self._flush()
+        if listening:
+            self.on_eof()
+
+    def _checked(self, data: bytes | bytearray | memoryview) -> bytes | memoryview:
+        """What there is to send of this: all or nothing."""
+        if not isinstance(data, bytes):
+            view = memoryview(data)
+            data = view.cast("B") if view.nbytes else b""
+        if self._write_eof_called:
+            raise RuntimeError("write() after write_eof()")
+        if self._state not in IN_USE:
+            return b""
+        if self.unsent > self._write_limit:
+            self.abort(
+                BufferError(f"{self.unsent} bytes wait to be sent, more than write_limit={self._write_limit}")
+            )
+            return b""
+        return data
+
+    def _wants_to_read(self) -> bool:
+        if self._state in LISTENING:
+            return not (self._paused or self._held)
+        return self._state in DISCARDING
+
+    def _watch(self) -> None:
+        """Have the loop watch for what is wanted now; for nothing, not even failures, if that is nothing."""
+        if not self._connected or self._state is CLOSED:
+            return
+        interest = (READ if self._wants_to_read() else 0) | (WRITE if self._buffer else 0)
+        if interest != self._interest:
+            self._interest = interest
+            self.loop.modify(self._sock, interest)
+
+    # One timer per stream, which is not touched while things go well: when it fires it looks how
+    # long there has been nothing, and waits for the rest.
+
+    def _set_timer(self) -> None:
+        """See to it that the timer does not fire later than the next deadline."""
+        if self._state is CLOSED:
+            return
+        deadline, _ = self._deadline()
+        if deadline == math.inf or (self._timer is not None and self._timer.when <= deadline):
+            return
+        self._cancel_timer()
+        try:
+            self._timer = self.loop.call_at(deadline, self._look_at_the_clock)
+        except RuntimeError:
+            pass  # the loop is closed: there is no time any more
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look_at_the_clock(self) -> None:
+        self._timer = None
+        deadline, what = self._deadline()
+        if deadline <= self.loop.time():
+            self._time_is_up(what)
+        else:
+            self._set_timer()
+
+    def _call_soon(self, callback: Callable[..., object], *args: object) -> None:
+        try:
+            self.loop.call_soon(callback, *args)
+        except RuntimeError:  # the loop is closed, and will not call anybody any more
+            try:
+                callback(*args)
+            except Exception:
+                log.exception("callback %r failed", callback)
+
+
+def _os_error(code: int) -> OSError:
+    """The error that a socket has kept, as the exception that it would have been."""
+    message = getattr(socket, "errorTab", {}).get(code)  # Windows' own, which os.strerror does not know
+    return OSError(code, message or os.strerror(code))

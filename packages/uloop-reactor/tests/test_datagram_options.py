@@ -1,0 +1,150 @@
+"""When a datagram arrived, and where it was sent to."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from uloop_reactor import Uloop
+from uloop_reactor.datagram import Address, DatagramSocket
+
+IPV4 = "127.0.0.1"
+
+
+class Recorder(DatagramSocket):
+    def __init__(self, *args: Any, **options: Any):
+        self.arrivals: list[tuple[int, str]] = []
+        self.destinations: list[str | None] = []
+        super().__init__(*args, **options)
+
+    def on_datagram(self, data: bytes, sender: Address) -> None:
+        self.arrivals.append((self.arrival, self.timestamp_source))
+        self.destinations.append(self.destination)
+        self.reply(data)
+
+
+def run_until(loop: Uloop, condition: Callable[[], bool]) -> None:
+    while not condition():
+        loop.run_once(30)
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize("burst", [1, 5])
+def test_arrival(timestamps: bool, burst: int, loop: Uloop) -> None:
+    server = Recorder.bind(loop, (IPV4, 0), timestamps=timestamps)
+    kernel = timestamps and (sys.platform in ("linux", "darwin") or sys.platform.startswith("freebsd"))
+    rounds = 0
+    before_reading = False  # by the kernel's word
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(30)
+        # By recvmmsg and by recvmsg; and Linux takes the time of reading until it has got round
+        # to what it was asked for.
+        while rounds < 12 or before_reading != kernel:
+            server.arrivals.clear()
+            started = time.time_ns()
+            for _ in range(burst):
+                client.sendto(b"x", server.address)
+            sent = time.time_ns()
+            run_until(loop, lambda: len(server.arrivals) == burst)
+            assert [client.recv(100) for _ in range(burst)] == [b"x"] * burst
+            for arrival, source in server.arrivals:
+                # the kernels of macOS and BSD count microseconds, Windows' clock ticks are longer
+                assert (started // 1000 * 1000) <= arrival <= time.time_ns()
+                assert source == ("kernel" if kernel else "program")
+            before_reading = kernel and server.arrivals[-1][0] <= sent
+            rounds += 1
+    server.close()
+
+
+@pytest.mark.parametrize("burst", [1, 5])
+@pytest.mark.parametrize("bound", ["0.0.0.0", "::"])
+def test_destination(bound: str, burst: int, loop: Uloop) -> None:
+    hosts = ["::1"] if bound == "::" else [IPV4, "127.0.0.2", "127.1.2.3"]
+    if sys.platform != "linux":
+        hosts = hosts[:1]  # the other addresses of the loopback interface have to be set up
+    try:
+        server = Recorder.bind(loop, (bound, 0), packet_info=True, timestamps=True)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    expected: list[str | None] = []
+    for host in hosts * 12:
+        with socket.socket(socket.AF_INET6 if bound == "::" else socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(30)
+            client.connect((host, server.address[1]))  # it hears nobody else
+            for number in range(burst):
+                client.send(b"%d" % number)
+            expected += [host] * burst
+            run_until(loop, lambda: len(server.destinations) == len(expected))  # noqa: B023
+            assert [client.recv(100) for _ in range(burst)] == [b"%d" % number for number in range(burst)]
+    if sys.platform == "win32":
+        expected = [None] * len(expected)  # Python has no recvmsg there
+    assert server.destinations == expected
+    server.close()
+
+
+def test_multicast_is_seen_as_such(loop: Uloop) -> None:
+    if sys.platform != "linux":
+        pytest.skip("which interface is taken for multicast differs")
+    group = "239.255.77.77"
+    server = Recorder.bind(loop, ("0.0.0.0", 0), packet_info=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        member = socket.inet_aton(group) + socket.inet_aton(IPV4)
+        server._sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(IPV4))
+        client.settimeout(30)
+        client.sendto(b"x", (group, server.address[1]))
+        run_until(loop, lambda: server.destinations != [])
+        assert server.destinations == [group]
+        assert client.recv(100) == b"x"  # from an address of ours
+    server.close()
+
+
+def test_not_asked_for(loop: Uloop) -> None:
+    server = Recorder.bind(loop, (IPV4, 0))
+    assert server.destination is None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.sendto(b"x", server.address)
+        run_until(loop, lambda: server.destinations != [])
+    assert server.destinations == [None]
+    server.close()
+
+
+def test_receive_buffer(loop: Uloop) -> None:
+    server = Recorder.bind(loop, (IPV4, 0), receive_buffer=50_000)
+    assert server._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) in (50_000, 100_000)  # Linux doubles
+    server.close()
+
+
+def test_two_may_share_a_port(loop: Uloop) -> None:
+    if not hasattr(socket, "SO_REUSEPORT"):
+        with pytest.raises(ValueError, match="SO_REUSEPORT"):
+            Recorder.bind(loop, (IPV4, 0), reuse_port=True)
+        return
+    first = Recorder.bind(loop, (IPV4, 0), reuse_port=True)
+    second = Recorder.bind(loop, first.address, reuse_port=True)
+    assert first.address == second.address
+    first.close()
+    second.close()
+
+
+def test_ipv6_is_ipv6_only(loop: Uloop) -> None:
+    for attempt in range(5):
+        try:
+            six = Recorder.bind(loop, ("::", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        try:
+            four = Recorder.bind(loop, ("", six.address[1]))
+        except OSError:
+            if attempt == 4:
+                raise
+            continue  # the port may be somebody else's
+        finally:
+            six.close()
+        assert four.address[0] == "0.0.0.0"
+        four.close()
+        return
