@@ -35,7 +35,7 @@ from uloop_reactor.testing import VirtualClock
 
 pytest.importorskip("hypothesis", reason="the steps are made up by Hypothesis")
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -43,7 +43,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 # No database: what fails comes again by itself, or is printed with what brings it back.
 COMMON = settings(deadline=None, database=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 PROFILES = {
-    "quick": settings(COMMON, derandomize=True, max_examples=150, stateful_step_count=30),
+    # To make an example smaller can take minutes, which a check of every change does not have.
+    "quick": settings(
+        COMMON,
+        derandomize=True,
+        max_examples=150,
+        stateful_step_count=30,
+        phases=(Phase.explicit, Phase.generate),
+    ),
     "nightly": settings(COMMON, max_examples=3000, stateful_step_count=50),
 }
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
@@ -211,6 +218,7 @@ class LoopMachine(RuleBasedStateMachine):
         self.deadline = NEVER
         self.turns_left = 0
         self.loop = Uloop(self.backend, clock=self.clock)
+        self.loop.timeout = 10  # on a virtual clock it would be longer
         self.loop.on_error(self.reported)
 
     def teardown(self) -> None:
@@ -619,7 +627,10 @@ class LoopMachine(RuleBasedStateMachine):
     # Shutdown
 
     def asked_to_close(self, handler: Closable) -> None:
-        if self.phase != "soon":
+        if self.clock.time() >= self.deadline and self.phase in ("events", "timers"):
+            if self.phase == "events":  # at the deadline, which is a timer, who was not asked yet
+                self.begin_timers()
+        elif self.phase != "soon":
             self.begin_soon()
         check(self.is_shut_down, "closed without a shutdown")
         check(not handler.was_asked, "closed twice")

@@ -60,7 +60,8 @@ class Turns:
         self.timers = TimerQueue()
         self.soon: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self.health = Health(self.registry.table, self.time())
-        self.longest_wait = 10.0
+        # A virtual clock has no hurry, and every wait costs it a look at the sockets.
+        self.longest_wait = 10.0 if clock is None else LONGEST_WAIT
         self.stopping = False
         self.on_error: Callable[[Exception, object], object] | None = None
         self._clock = clock
