@@ -7,12 +7,11 @@ from types import ModuleType
 
 import pytest
 import uloop_reactor
-import uloop_reactor.handler
-import uloop_reactor.uloop
+from uloop_reactor import Uloop, datagram, handler, listener, stream, uloop
 
 
-@pytest.mark.parametrize("module", [uloop_reactor, uloop_reactor.handler, uloop_reactor.uloop])
+@pytest.mark.parametrize("module", [uloop_reactor, datagram, handler, listener, stream, uloop])
 def test_the_examples_of_a_module(module: ModuleType) -> None:
-    result = doctest.testmod(module)
+    result = doctest.testmod(module, extraglobs={"Uloop": Uloop})
     assert result.attempted > 0
     assert result.failed == 0

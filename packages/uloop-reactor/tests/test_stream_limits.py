@@ -163,7 +163,11 @@ def test_a_peer_that_never_reads_is_given_up(loop: Uloop, open_stream: OpenStrea
         assert stream.unsent <= 101_000
         loop.run_once(0)
     until(loop, lambda: "close" in stream.calls)
-    assert stream.calls == ["connect", "pause", "close"]
+    first, *pauses, last = stream.calls
+    assert (first, last) == ("connect", "close")
+    # A kernel that makes its buffers larger takes more after a while.
+    assert pauses == [("pause", "drain")[number % 2] for number in range(len(pauses))]
+    assert pauses[-1] == "pause"
     assert isinstance(stream.reason, BufferError)
     assert re.fullmatch(r"10\d{4} bytes wait to be sent, more than write_limit=100000", str(stream.reason))
 
