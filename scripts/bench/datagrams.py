@@ -64,7 +64,7 @@ def serve_ours() -> None:
         loop.run()
 
 
-def serve_asyncio() -> None:
+def serve_asyncio(new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> None:
     class Echo(asyncio.DatagramProtocol):
         def connection_made(self, transport: Any) -> None:
             self.transport = transport
@@ -78,14 +78,12 @@ def serve_asyncio() -> None:
         tell(transport.get_extra_info("sockname")[1])
         await asyncio.Event().wait()
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(serve())
 
 
 def serve_uvloop() -> None:
-    import uvloop
-
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    serve_asyncio()
+    serve_asyncio(importlib.import_module("uvloop").new_event_loop)
 
 
 def serve_plain() -> None:
