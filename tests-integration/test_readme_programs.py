@@ -179,7 +179,8 @@ def test_udp(start: Start) -> None:
         sock.settimeout(30)
         sock.connect(("127.0.0.1", port))
         for _ in range(3):
-            sock.send(b"")
+            sock.send(b"no question")
+            sock.send(b"?")
             assert sock.recv(100) == f"127.0.0.1 port {sock.getsockname()[1]}".encode()
 
 

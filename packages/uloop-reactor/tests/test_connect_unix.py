@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from uloop_reactor import Uloop
 from uloop_reactor.connect import ConnectError, UnixConnector
+from uloop_reactor.testing import VirtualClock
 
 if not hasattr(socket, "AF_UNIX"):
     pytest.skip("Python has no Unix sockets on this platform", allow_module_level=True)
@@ -101,20 +102,39 @@ def test_a_dead_server(
     assert error.errno == errno.ECONNREFUSED
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full backlog is a refusal")
+@pytest.mark.parametrize("accepts", [True, False])
 def test_a_server_whose_backlog_is_full(
+    accepts: bool,
     server: Callable[..., socket.socket],
-    try_to_connect: Callable[[Any], socket.socket | ConnectError],
+    virtual_uloop: Uloop,
+    virtual_clock: VirtualClock,
     undo: ExitStack,
 ) -> None:
-    server(backlog=0)
+    listener = server(backlog=0)
     while True:
         client = undo.enter_context(socket.socket(AF_UNIX))
         client.setblocking(False)
         if client.connect_ex("server"):
             break
-    error = try_to_connect("server")
-    assert isinstance(error, ConnectError)
-    assert error.errno in (errno.EAGAIN, errno.ECONNREFUSED)  # the latter on macOS and the BSDs
+    outcome: list[Any] = []
+
+    def connected(loop: Uloop, sock: socket.socket) -> None:
+        outcome.append(undo.enter_context(sock))
+
+    UnixConnector(virtual_uloop, "server", connected, outcome.append, timeout=20)
+    if accepts:
+        virtual_uloop.call_later(10, lambda: undo.enter_context(listener.accept()[0]))
+    while not outcome:
+        virtual_uloop.run_once()
+    (result,) = outcome
+    if accepts:
+        assert isinstance(result, socket.socket)
+        assert 10 <= virtual_clock.time() <= 11
+    else:
+        assert isinstance(result, ConnectError)
+        assert virtual_clock.time() == 20
+        assert "server: Resource temporarily unavailable" in str(result)
 
 
 def test_a_path_that_is_too_long(try_to_connect: Callable[[Any], socket.socket | ConnectError]) -> None:

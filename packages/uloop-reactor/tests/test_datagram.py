@@ -25,11 +25,11 @@ needs_unix = pytest.mark.skipif(
 class Recorder(DatagramSocket):
     """Keeps what it is told, and calls ``then(data)``."""
 
-    def __init__(self, *args: Any, then: Callable[[bytes], object] = lambda data: None, **options: Any):
+    def __init__(self, *args: Any, **options: Any):
         self.data: list[bytes] = []
         self.senders: list[Address] = []
         self.errors: list[tuple[int | None, Address | None]] = []
-        self.then = then
+        self.then: Callable[[bytes], object] = lambda data: None
         super().__init__(*args, **options)
 
     def on_datagram(self, data: bytes, sender: Address) -> None:
@@ -239,7 +239,8 @@ def test_one_that_raises_costs_one_datagram(loop: Uloop, make_client: MakeClient
         if data.startswith(b"bad"):
             raise ArithmeticError(data)
 
-    server = Recorder.bind(loop, (IPV4, 0), then=fail)
+    server = Recorder.bind(loop, (IPV4, 0))
+    server.then = fail
     client = make_client(server)
     sent = [b"one", b"bad 1", b"bad 2", b"four"]
     for data in sent:
@@ -266,7 +267,8 @@ def test_an_interrupt_leaves_the_rest_for_later(number: int, loop: Uloop, make_c
         if data == b"0":
             raise KeyboardInterrupt
 
-    server = Recorder.bind(loop, (IPV4, 0), then=interrupt)
+    server = Recorder.bind(loop, (IPV4, 0))
+    server.then = interrupt
     client = make_client(server)
     sent = [b"%d" % each for each in range(number)]
     for data in sent:
@@ -289,7 +291,8 @@ def test_on_datagram_that_ends_it(what: str, loop: Uloop, make_client: MakeClien
         if data == b"2":
             {"close": server.close, "abort": server.abort, "close the loop": loop.close}[what]()
 
-    server = Recorder.bind(loop, (IPV4, 0), then=end)
+    server = Recorder.bind(loop, (IPV4, 0))
+    server.then = end
     client = make_client(server)
     for number in range(6):
         client.send(b"%d" % number)
@@ -309,7 +312,8 @@ def test_on_datagram_that_ends_it(what: str, loop: Uloop, make_client: MakeClien
 
 
 def test_stop_does_not_lose_the_batch(loop: Uloop, make_client: MakeClient) -> None:
-    server = Echo.bind(loop, (IPV4, 0), then=lambda data: loop.stop())
+    server = Echo.bind(loop, (IPV4, 0))
+    server.then = lambda data: loop.stop()
     client = make_client(server)
     for number in range(6):
         client.send(b"%d" % number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
 import sys
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from uloop_reactor import Uloop
-from uloop_reactor.datagram import Address, DatagramSocket
+from uloop_reactor.datagram import Address, DatagramSocket, Options
 
 IPV4 = "127.0.0.1"
 
@@ -111,6 +112,26 @@ def test_not_asked_for(loop: Uloop) -> None:
         run_until(loop, lambda: server.destinations != [])
     assert server.destinations == [None]
     server.close()
+
+
+def test_one_address_is_the_destination_itself(loop: Uloop) -> None:
+    """FreeBSD refuses an address to answer from there, so the kernel is not asked."""
+    server = Recorder.bind(loop, (IPV4, 0), packet_info=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(30)
+        client.sendto(b"x", server.address)
+        run_until(loop, lambda: server.destinations != [])
+        assert client.recv(100) == b"x"
+    assert server.destinations == [IPV4]
+    if sys.platform == "linux":
+        assert server._sock.getsockopt(socket.IPPROTO_IP, 8) == 0  # IP_PKTINFO
+    server.close()
+
+
+def test_bind_knows_the_options_of_the_constructor() -> None:
+    parameters = inspect.signature(DatagramSocket).parameters.values()
+    options = [each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    assert options == list(Options.__annotations__)
 
 
 def test_receive_buffer(loop: Uloop) -> None:

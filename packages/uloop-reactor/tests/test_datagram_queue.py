@@ -11,11 +11,13 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from uloop_reactor import UEvent, Uloop
 from uloop_reactor.datagram import Address, DatagramSocket
 from uloop_reactor.mmsg import UNIX
+from uloop_reactor.testing import VirtualClock
 
 if sys.platform == "win32":
     pytest.skip("Python has no Unix datagram sockets on Windows", allow_module_level=True)
@@ -120,7 +122,7 @@ def test_a_peer_that_does_not_read_holds_up_nobody_else(
     loop: Uloop, make_peer: Callable[[str], Peer]
 ) -> None:
     lazy, eager, server = make_peer("lazy"), make_peer("eager"), make_peer("server")
-    sender = Sender(loop, server.sock)
+    sender = Sender(loop, server.sock, queue_limit=1 << 21)
     for number in range(COUNT):
         sender.send(b"%d" % number, lazy.sock.getsockname())
         if number % 10 == 0:
@@ -144,28 +146,85 @@ def test_a_peer_that_does_not_read_holds_up_nobody_else(
 
 
 @pytest.mark.parametrize("data", [b"x" * 100, b""])
+@pytest.mark.parametrize("is_connected", [False, True])
 def test_the_queue_has_a_limit(
-    data: bytes, loop: Uloop, pair: tuple[Sender, Peer], make_peer: Callable[[str], Peer]
+    is_connected: bool, data: bytes, loop: Uloop, make_peer: Callable[[str], Peer]
 ) -> None:
     receiver, server = make_peer("receiver"), make_peer("server")
     address = receiver.sock.getsockname()
-    sender = Sender(loop, server.sock, queue_limit=3000)
+    target = None if is_connected else address
+    if is_connected:
+        server.sock.connect(address)
+    sender = Sender(loop, server.sock, queue_limit=3000 if is_connected else 12000)
     sent = 0
     while not sender.errors:
-        sender.send(data, address)
+        sender.send(data, target)
         sent += 1
         assert sender.queued <= 3000
     assert sender.errors == [(errno.ENOBUFS, address)]
-    assert sender.queued > 2500
+    assert sender.queued > 2500  # for one peer, a quarter of the limit
     while sender.queued:
         receiver.read()
         loop.run_once(30)
     receiver.read()
     assert receiver.data == [data] * (sent - 1)  # all but the one that was dropped
-    sender.send(b"and on", address)
+    sender.send(b"and on", target)
     receiver.read()
     assert receiver.data[-1] == b"and on"
     sender.close()
+
+
+def fill(sender: Sender, address: Address, data: bytes = b"x") -> None:
+    """Until not even the queue takes more."""
+    before = len(sender.errors)
+    while len(sender.errors) == before:
+        sender.send(data, address)
+    assert sender.errors[before:] == [(errno.ENOBUFS, address)]
+
+
+def test_peers_that_do_not_read_leave_the_others_their_answers(
+    loop: Uloop, make_peer: Callable[[str], Peer]
+) -> None:
+    lazy = [make_peer(f"lazy{number}") for number in range(6)]
+    eager, server = make_peer("eager"), make_peer("server")
+    sender = Sender(loop, server.sock, queue_limit=12000)
+    for peer in lazy:  # together they would hold more than all
+        fill(sender, peer.sock.getsockname())
+        assert sender.queued <= 12000
+    assert sender.queued > 11000
+    told = len(sender.errors)
+    for data in numbers(COUNT):
+        sender.send(data, eager.sock.getsockname())
+        eager.read()
+    assert eager.data == numbers(COUNT)
+    assert len(sender.errors) == told
+    sender.close()
+
+
+def test_in_a_batch_too(loop: Uloop, make_peer: Callable[[str], Peer]) -> None:
+    lazy, eager, server = make_peer("lazy"), make_peer("eager"), make_peer("server")
+
+    class Echo(Sender):
+        def on_datagram(self, data: bytes, sender: Address) -> None:
+            self.reply(data)
+
+    echo = Echo(loop, server.sock, queue_limit=12000)
+    fill(echo, lazy.sock.getsockname())
+    told = len(echo.errors)
+    for data in numbers(100):
+        for peer in (lazy, eager):
+            while True:
+                try:
+                    peer.sock.sendto(data, echo.address)
+                    break
+                except OSError:  # the server's queue is full
+                    loop.run_once(30)
+        eager.read()
+    while eager.read() is False or len(eager.data) < 100:
+        loop.run_once(30)
+    assert eager.data == numbers(100)
+    assert set(echo.errors[told:]) == {(errno.ENOBUFS, lazy.sock.getsockname())}
+    echo.abort()
 
 
 def test_without_a_queue(loop: Uloop, make_peer: Callable[[str], Peer]) -> None:
@@ -178,6 +237,20 @@ def test_without_a_queue(loop: Uloop, make_peer: Callable[[str], Peer]) -> None:
     receiver.read()
     assert receiver.data == [b"one", b"two"]
     assert sender.errors == []
+    sender.close()
+
+
+def test_without_a_queue_a_full_peer_is_asked_again_at_once(
+    loop: Uloop, make_peer: Callable[[str], Peer]
+) -> None:
+    receiver, server = make_peer("receiver"), make_peer("server")
+    sender = Sender(loop, server.sock, queue_limit=0)
+    fill(sender, receiver.sock.getsockname())
+    assert sender.queued == 0
+    receiver.read()
+    sender.send(b"room again", receiver.sock.getsockname())
+    receiver.read()
+    assert receiver.data[-1] == b"room again"
     sender.close()
 
 
@@ -237,3 +310,78 @@ def test_on_error_that_sends_again_and_again(loop: Uloop, make_peer: Callable[[s
     assert len(sender.errors) > 1
     sender.close()  # which comes to an end as well
     assert sender.queued == 0
+
+
+def test_what_waits_for_a_peer_that_takes_nothing_is_dropped(tmp_path: Path) -> None:
+    """By a virtual clock: after five seconds; and it is asked ever more seldom."""
+    assert UNIX is not None
+    with (
+        Uloop(clock=VirtualClock()) as loop,
+        socket.socket(UNIX, socket.SOCK_DGRAM) as lazy,
+        socket.socket(UNIX, socket.SOCK_DGRAM) as sock,
+    ):
+        lazy.setblocking(False)
+        lazy.bind(str(tmp_path / "lazy"))
+        address = lazy.getsockname()
+        sender = Sender(loop, sock)
+        flushes: list[float] = []
+        calls: Any = sender._calls
+        send = calls.send
+
+        def count(messages: Any) -> Any:
+            flushes.append(loop.time())
+            return send(messages)
+
+        calls.send = count
+        fill(sender, address)
+        started, waiting = loop.time(), sender.queued
+        flushes.clear()
+        sender.errors.clear()
+        loop.call_later(2, lazy.recv, 100)  # which makes room for one: then it has five seconds again
+        loop.call_later(6.5, loop.stop)
+        loop.run()
+        assert sender.errors == []
+        assert 0 < sender.queued < waiting
+        assert 15 < len(flushes) < 35
+        while sender.queued:
+            loop.run_once(30)
+        assert sender.errors == [(errno.ETIMEDOUT, address)]
+        assert 7 <= loop.time() - started < 10
+        Peer(lazy).read()
+        sender.send(b"a new start", address)
+        assert lazy.recv(100) == b"a new start"
+        sender.close()
+
+
+@pytest.mark.parametrize("what", ["close", "abort", "raise"])
+def test_on_error_of_a_peer_without_room(what: str, loop: Uloop, make_peer: Callable[[str], Peer]) -> None:
+    lazy, server = make_peer("lazy"), make_peer("server")
+    sender = Sender(loop, server.sock, queue_limit=4000)
+    address = lazy.sock.getsockname()
+
+    def fail() -> None:
+        raise ArithmeticError("in on_error")
+
+    failures: list[str] = []
+    loop.on_error(lambda error, culprit: failures.append(str(error)))
+    sender.at_error = {"close": sender.close, "abort": sender.abort, "raise": fail}[what]
+    while not sender.errors:
+        sender.send(b"x", address)
+    assert (errno.ENOBUFS, address) in sender.errors
+    assert failures == (["in on_error"] if what == "raise" else [])
+    assert (sender.fileno() == -1) is (what != "raise")
+    sender.close()
+    assert sender.queued == 0
+    loop.run_once(0)
+
+
+def test_a_full_peer_that_dies(loop: Uloop, make_peer: Callable[[str], Peer]) -> None:
+    lazy, server = make_peer("lazy"), make_peer("server")
+    address = lazy.sock.getsockname()
+    sender = Sender(loop, server.sock, queue_limit=12000)
+    fill(sender, address)
+    lazy.sock.close()
+    while sender.queued:
+        loop.run_once(30)
+    assert set(sender.errors[1:]) == {(errno.ECONNREFUSED, address)}
+    sender.close()

@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
-from uloop_reactor import UEvent, Uloop
+from uloop_reactor import DatagramSocket, Stream, UEvent, Uloop, UnixListener
 
 if sys.platform == "win32":
     pytest.skip("Windows has no fork", allow_module_level=True)
@@ -266,3 +267,34 @@ def test_a_timer_that_is_cancelled_before_reinit(loop: Uloop) -> None:
 
     in_child(child)
     assert loop.stats().timers == before + 301
+
+
+def test_what_the_child_removes_does_not_come_back(loop: Uloop, make_pair: MakePair) -> None:
+    ours, theirs = make_pair()
+    loop.add(ours, UEvent.poll_in, Echo(ours))
+
+    def child() -> None:
+        number = ours.fileno()
+        loop.remove(ours)
+        os.dup2(theirs.fileno(), number)  # the number is another's now
+        loop.reinit()
+        assert loop.stats().descriptors == 0
+        loop.add(number, UEvent.poll_in, Echo(theirs))
+
+    in_child(child)
+
+
+@pytest.mark.parametrize("kind", ["listener", "datagrams"])
+def test_a_child_that_closes_its_copy_leaves_the_parents_file(
+    kind: str, loop: Uloop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a short path
+    server: UnixListener | DatagramSocket
+    if kind == "listener":
+        server = UnixListener(loop, "server", Stream)
+    else:
+        server = DatagramSocket.bind(loop, "server")
+    in_child(server.close)
+    assert os.path.exists("server")
+    server.close()
+    assert not os.path.exists("server")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 from uloop_reactor import Uloop
@@ -149,5 +150,27 @@ def test_a_loop_that_another_thread_closes() -> None:
         thread.join()
         signal.raise_signal(signal.SIGTERM)
         assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_who_hands_on_to_us_stays_when_we_are_gone() -> None:
+    came: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append("first"))
+    try:
+        with Uloop() as loop:
+            loop.on_signal(signal.SIGTERM, came.append, "ours")
+            ours = signal.getsignal(signal.SIGTERM)
+            assert callable(ours)
+
+            def hand_on(number: int, frame: FrameType | None) -> None:
+                came.append("last")
+                ours(number, frame)
+
+            signal.signal(signal.SIGTERM, hand_on)
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert came == ["last", "first"] * 2
+        assert signal.getsignal(signal.SIGTERM) is hand_on
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
-from uloop_reactor import UEvent, Uloop
+from uloop_reactor import Stream, UEvent, Uloop
 from uloop_reactor.testing import VirtualClock
 
 MakePair = Callable[[], tuple[socket.socket, socket.socket]]
@@ -165,3 +165,35 @@ def test_one_that_leaves_at_the_deadline_stops_no_later_run(
     virtual_uloop.call_later(50, virtual_uloop.stop)
     virtual_uloop.run()
     assert virtual_clock.time() == started + 50
+
+
+@pytest.mark.parametrize("grace", [0, 1])
+def test_a_stream_that_closes_at_once_is_told_of_it(
+    grace: float, virtual_uloop: Uloop, make_pair: MakePair
+) -> None:
+    told: list[str] = []
+
+    class Half(Stream):
+        def on_eof(self) -> None:
+            told.append("eof")  # and goes on
+
+        def on_close(self, reason: BaseException | None, /) -> None:
+            told.append("close")
+
+    ours, theirs = make_pair()
+    Half(virtual_uloop, ours)
+    theirs.shutdown(socket.SHUT_WR)
+    while not told:
+        virtual_uloop.run_once()
+    virtual_uloop.shutdown(grace)
+    virtual_uloop.run()
+    assert told == ["eof", "close"]
+
+
+def test_a_later_deadline_does_not_count(virtual_uloop: Uloop, virtual_clock: VirtualClock, add: Add) -> None:
+    add(None)
+    virtual_uloop.shutdown(10)
+    for _ in range(5):
+        virtual_uloop.call_later(5, virtual_uloop.shutdown, 10)
+    virtual_uloop.run()
+    assert virtual_clock.time() == 10

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from uloop_reactor import UEvent, Uloop
-from uloop_reactor.stream import State, Stream
+from uloop_reactor.stream import SEND_SIZE, State, Stream
 
 MakePair = Callable[[], tuple[socket.socket, socket.socket]]
 
@@ -390,6 +392,54 @@ def test_sockets_that_are_no_streams(loop: Uloop, make_pair: MakePair) -> None:
     with pytest.raises((OSError, ValueError)):
         Recorder(loop, closed)
     assert "0 descriptors" in repr(loop)
+
+
+def test_tls_sockets_are_not_for_a_stream(loop: Uloop, make_pair: MakePair) -> None:
+    sock, _ = make_pair()
+    with ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_socket(
+        sock, server_side=True, do_handshake_on_connect=False
+    ) as wrapped:
+        with pytest.raises(ValueError, match=r"give the plain socket to a TlsStream, not <ssl\.SSLSocket"):
+            Recorder(loop, wrapped)
+        assert wrapped.fileno() != -1
+    assert "0 descriptors" in repr(loop)
+
+
+class LikeMacOs(socket.socket):
+    """There, the options of a socket cannot be set any more when the peer has reset."""
+
+    def setsockopt(self, *_: Any) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+
+def test_options_that_cannot_be_set_are_no_failure(loop: Uloop) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as peer,
+    ):
+        accepted, _ = listener.accept()
+        stream = Recorder(loop, LikeMacOs(fileno=accepted.detach()))
+        peer.send(b"hello")
+        until(loop, lambda: stream.data == b"hello")
+        stream.abort()
+
+
+def test_no_send_is_given_more_than_a_system_can_take(loop: Uloop, make_pair: MakePair) -> None:
+    sizes: list[int] = []
+
+    class Counting(socket.socket):
+        def send(self, data: Any, flags: int = 0) -> int:
+            sizes.append(len(data))
+            return super().send(data, flags)
+
+    sock, peer = make_pair()
+    stream = Recorder(loop, Counting(fileno=sock.detach()))
+    stream.write(b"x" * 3_000_000)
+    assert receive(loop, peer, 3_000_000) == b"x" * 3_000_000
+    stream.write(b"y" * 3_000_000)
+    assert receive(loop, peer, 3_000_000) == b"y" * 3_000_000
+    assert max(sizes) == SEND_SIZE
+    stream.abort()
 
 
 def test_a_failed_constructor_calls_nobody(

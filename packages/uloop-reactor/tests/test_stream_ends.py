@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import socket
 import struct
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -352,6 +354,118 @@ def test_what_came_before_a_reset_is_not_lost(
     assert failed_by_reset(stream)
 
 
+class Held(Recorder):
+    """With the default of on_pause: not read from while much waits."""
+
+    def on_pause(self) -> None:
+        self._told("pause")
+        Stream.on_pause(self)
+
+
+def say_and_leave(peer: socket.socket, words: bytes) -> None:
+    peer.send(words)
+    reset(peer)
+
+
+def heard_last_words(stream: Recorder, words: bytes) -> bool:
+    return stream.data == words or sys.platform != "linux"  # others drop it with the reset
+
+
+@no_resets
+def test_the_answer_to_an_upload_that_is_refused(
+    loop: Uloop, open_stream: Callable[..., tuple[Recorder, socket.socket]]
+) -> None:
+    stream, peer = open_stream(Held)
+    stream.write(MUCH)
+    assert stream._held
+    say_and_leave(peer, b"413 too large")
+    until(loop, lambda: "close" in stream.calls)
+    assert heard_last_words(stream, b"413 too large")
+    assert "eof" not in stream.calls
+    assert failed_by_reset(stream)
+
+
+@no_resets
+@pytest.mark.parametrize("send", ["write", "write_eof"])
+def test_last_words_before_a_send_that_fails_at_once(
+    loop: Uloop, open_stream: Callable[..., tuple[Recorder, socket.socket]], send: str
+) -> None:
+    stream, peer = open_stream()
+    say_and_leave(peer, b"last words")
+    assert select.select([stream], [], [], 30)[0]
+    getattr(stream, send)(*[b"hello?"] * (send == "write"))
+    if send == "write" and stream.state is State.BROKEN:
+        stream.write(b"dropped")
+        assert stream.unsent == 0
+    until(loop, lambda: "close" in stream.calls)
+    assert heard_last_words(stream, b"last words")
+    assert "eof" not in stream.calls
+    assert failed_by_reset(stream)
+
+
+def break_sending(stream: Recorder) -> None:
+    """With a peer that stays, as a Unix one may that only has stopped to read."""
+    stream._sock.shutdown(socket.SHUT_WR)
+    stream.write(b"hello?")
+    assert stream.state is State.BROKEN
+
+
+def test_a_peer_that_stays_when_sending_has_failed(
+    loop: Uloop, open_stream: Callable[..., tuple[Recorder, socket.socket]]
+) -> None:
+    stream, peer = open_stream(linger_timeout=0.05)
+    began = loop.time()
+    break_sending(stream)
+    peer.send(b"still here")
+    until(loop, lambda: "close" in stream.calls)
+    assert loop.time() - began >= 0.05
+    assert stream.data == b"still here"
+    assert isinstance(stream.reason, OSError)
+
+
+def test_a_program_that_pauses_between_the_last_words(
+    loop: Uloop, open_stream: Callable[..., tuple[Recorder, socket.socket]]
+) -> None:
+    stream, peer = open_stream(linger_timeout=0.05)
+    stream.do["data"] = Stream.pause_reading
+    break_sending(stream)
+    peer.send(b"last ")
+    until(loop, lambda: stream.data)
+    peer.send(b"words")
+    waited = loop.call_later(0.2, lambda: None)
+    until(loop, lambda: not waited.active)
+    assert stream.state is State.BROKEN  # it is the program that lets it wait
+    stream.resume_reading()
+    until(loop, lambda: "close" in stream.calls)
+    assert stream.data == b"last words"
+
+
+@no_resets
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_stream_that_has_failed_is_freed_at_once(
+    loop: Uloop, make_tcp_pair: MakePair, paused: bool
+) -> None:
+    """Though it keeps the reason, as many a program does: no work for the garbage collector."""
+
+    def fail() -> weakref.ref[Recorder]:
+        sock, peer = make_tcp_pair()
+        stream = Recorder(loop, sock)
+        until(loop, lambda: stream.calls)
+        if paused:
+            stream.pause_reading()
+            stream.write(MUCH)
+        reset(peer)
+        until(loop, lambda: "close" in stream.calls)
+        assert failed_by_reset(stream)
+        return weakref.ref(stream)
+
+    gc.disable()
+    try:
+        assert fail()() is None
+    finally:
+        gc.enable()
+
+
 @no_resets
 @pytest.mark.parametrize("unsent", [True, False])
 def test_a_reset_of_a_paused_stream(
@@ -431,7 +545,62 @@ def test_a_socket_that_somebody_else_has_closed(
     loop.close()  # it still had the descriptor, of which nobody has told it
 
 
+def test_a_factory_that_fails_after_it_has_made_the_stream(
+    loop: Uloop, make_pair: MakePair, caplog: pytest.LogCaptureFixture
+) -> None:
+    sock, _ = make_pair()
+    stream = Recorder(loop, sock)
+    loop.remove(sock)
+    sock.close()  # as a listener does then
+    until(loop, lambda: stream.calls)
+    assert (stream.calls, stream.reason, stream.state) == (["close"], None, State.CLOSED)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 # From within the callbacks
+
+
+@pytest.mark.parametrize("action", ["close", "raise"])
+def test_what_on_drain_does_comes_after_on_eof(
+    loop: Uloop, make_pair: MakePair, action: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sock, peer = make_pair()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # or Windows takes anything
+    stream = HalfOpen(loop, sock)
+    until(loop, lambda: stream.calls)
+    while stream.unsent <= 64 * 1024:
+        stream.write(b"x" * 8192)
+
+    def act(stream: Recorder) -> None:
+        if action == "raise":
+            raise LookupError("a fault of this test")
+        stream.close()
+
+    stream.do["drain"] = act
+    try:
+        while True:  # what is left fits into the kernel now
+            peer.recv(1 << 20)
+    except BlockingIOError:
+        pass
+    peer.shutdown(socket.SHUT_WR)
+    until_read(loop, peer, lambda: "drain" in stream.calls)
+    if action == "raise":
+        assert "a fault of this test" in caplog.text
+        stream.close()
+    until_read(loop, peer, lambda: "close" in stream.calls)
+    assert stream.calls == ["connect", "pause", "eof", "drain", "close"]
+    assert stream.reason is None
+
+
+def until_read(loop: Uloop, peer: socket.socket, condition: Callable[[], object]) -> None:
+    """As ``until``, with a peer that reads."""
+    while not condition():
+        loop.run_once(0.01)
+        try:
+            peer.recv(1 << 20)
+        except BlockingIOError:
+            pass
+
 
 CALLBACKS = ["connect", "data", "pause", "drain", "timeout", "eof", "close"]
 

@@ -223,7 +223,34 @@ def test_pausing_stops_at_once_and_loses_nothing(loop: Uloop, open_stream: OpenS
     assert stream.data == sent
 
 
+@pytest.mark.parametrize("size", [70_000, len(MUCH)])
+def test_nothing_is_told_before_on_connect(loop: Uloop, make_pair: MakePair, size: int) -> None:
+    sock, peer = make_pair()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)
+    stream = Recorder(loop, sock)
+    stream.write(bytes(size))
+    assert stream.calls == []
+    until(loop, lambda: stream.calls)
+    assert stream.calls == (["connect", "pause"] if stream.unsent > 64 * 1024 else ["connect"])
+    if size == len(MUCH):
+        assert stream.calls[-1] == "pause"
+    receive(loop, peer, size)
+    until(loop, lambda: stream.calls.count("pause") == stream.calls.count("drain"))
+    stream.abort()
+
+
 # Timeouts
+
+
+def test_a_timeout_before_on_connect_is_not_told(loop: Uloop, make_pair: MakePair) -> None:
+    class NeverConnected(Recorder):
+        def _check_connected(self) -> None:
+            """As for one whose packets are lost."""
+
+    stream = NeverConnected(loop, make_pair()[0], idle_timeout=0.05)
+    until(loop, lambda: stream.calls)
+    assert stream.calls == ["close"]
+    assert "idle_timeout" in str(stream.reason)
 
 
 def test_silence_is_told(loop: Uloop, open_stream: OpenStream) -> None:

@@ -22,6 +22,7 @@ class Traveller(Stream):
     def __init__(self, loop: Uloop, sock: socket.socket) -> None:
         self.path: list[tuple[State, Event]] = []
         self.closed: list[BaseException | None] = []
+        self.failure: OSError | None = None
         super().__init__(loop, sock, write_limit=2 * len(MUCH))
 
     def _go(self, event: Event, reason: BaseException | None = None) -> None:
@@ -33,6 +34,10 @@ class Traveller(Stream):
 
     def on_pause(self) -> None:
         pass
+
+    def _send_failed(self, error: OSError) -> None:
+        self.failure = error
+        super()._send_failed(error)
 
     def on_close(self, reason: BaseException | None) -> None:
         self.closed.append(reason)
@@ -60,7 +65,7 @@ class Journey:
                     return
             except BlockingIOError:
                 self.loop.run_once(0.01)
-                if self.stream.state in (State.LINGERING, State.CLOSED):
+                if self.stream.state in (State.LINGERING, State.BROKEN, State.CLOSED):
                     return
 
     def to(self, state: State, event: Event | None = None) -> None:
@@ -77,12 +82,14 @@ class Journey:
             return
         self.until_left(State.CONNECTING)
         if state is State.WE_ENDED:
-            if event is Event.FLUSHED:
+            if event in (Event.FLUSHED, Event.BROKEN):
                 stream.write(MUCH)
             stream.write_eof()
         elif state is State.THEY_ENDED:
             self.peer.shutdown(socket.SHUT_WR)
             self.until_left(State.OPEN)
+        elif state is State.BROKEN:
+            self.break_sending()
         elif state is State.CLOSING:
             stream.write(MUCH)
             stream.close()
@@ -96,6 +103,14 @@ class Journey:
         elif state is State.CLOSED:
             stream.abort()
 
+    def break_sending(self) -> None:
+        """As a reset does, but the peer stays to do what the test wants of it."""
+        self.stream._sock.shutdown(socket.SHUT_WR)
+        if self.stream.state is State.OPEN:
+            self.stream.write(b"x")
+        else:
+            self.peer_reads_all()
+
     def happens(self, event: Event) -> None:
         stream, before = self.stream, len(self.stream.path)
         if event is Event.PEER_EOF:
@@ -106,6 +121,8 @@ class Journey:
             if stream.state is State.CONNECTING:
                 stream.write(b"x")  # with nothing to send it would be given up
             stream.close()
+        elif event is Event.BROKEN:
+            self.break_sending()
         elif event is Event.LOST:
             stream.abort()
         elif event is Event.FLUSHED:
@@ -128,7 +145,8 @@ def test_every_transition_happens(loop: Uloop, make_pair: MakePair, state: State
     assert arrived is TABLE[state][event]
     journey.stream.abort()
     journey.until(lambda: bool(journey.stream.closed))
-    assert journey.stream.closed == [None]
+    assert journey.stream.closed == [journey.stream.failure]
+    assert (journey.stream.failure is not None) is (State.BROKEN in (state, TABLE[state][event]))
 
 
 @pytest.mark.parametrize("state", State, ids=lambda state: state.name)
@@ -147,7 +165,7 @@ def test_what_a_state_has_no_use_for_changes_nothing(loop: Uloop, make_pair: Mak
     assert (stream.state, stream.path[before:]) == (state, [])
     stream.abort()
     journey.until(lambda: bool(stream.closed))
-    assert stream.closed == [None]
+    assert stream.closed == [stream.failure]
 
 
 def test_every_state_leads_to_the_last_one() -> None:

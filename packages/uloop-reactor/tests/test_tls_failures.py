@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -273,3 +275,52 @@ def test_arguments_that_make_no_sense(
         TlsStream(loop, sock, client_context(), **options)  # type: ignore[arg-type]
     assert sock.fileno() != -1  # it is still the caller's
     assert "0 descriptors" in repr(loop)
+
+
+@pytest.mark.parametrize("fault", ["nonsense", "end", "tampering"])
+def test_what_has_failed_is_freed_at_once(
+    loop: Uloop, make_pair: MakePair, make_stream: MakeStream, fault: str
+) -> None:
+    """Though it keeps the reason: a flood of nonsense is no work for the garbage collector."""
+
+    def fail() -> weakref.ref[Recorder]:
+        left, right = make_pair()
+        server = Recorder(loop, right, server_context(), server_side=True)
+        server.calls, server.reason = [], None
+        if fault == "nonsense":
+            left.send(b"GET / HTTP/1.1\r\n\r\n")
+        elif fault == "end":
+            left.shutdown(socket.SHUT_WR)
+        else:
+            client = make_stream(left, client_context(), server_hostname="localhost")
+            until(loop, lambda: client.calls and server.calls)
+            left.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        until(loop, lambda: over(server))
+        assert isinstance(server.reason, ssl.SSLError)
+        return weakref.ref(server)
+
+    gc.disable()
+    try:
+        assert fail()() is None
+    finally:
+        gc.enable()
+
+
+def test_our_answers_count_as_writes(loop: Uloop, make_pair: MakePair, make_stream: MakeStream) -> None:
+    """A peer that asks for new keys again and again, and takes none of the answers."""
+    left, right = make_pair()
+    right.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    client = make_stream(left, client_context(), server_hostname="localhost")
+    server = make_stream(right, server_context(), server_side=True, write_limit=100_000)
+    server.on_pause = lambda: None  # type: ignore[method-assign]
+    until(loop, lambda: client.calls and server.calls)
+    client.pause_reading()
+    server.write(bytes(8 * 1024 * 1024))
+    assert server.unsent > 100_000
+    client.write(b"question")
+    until(loop, lambda: "data" in server.calls)  # without an answer it is as ever
+    server._outgoing.write(b"an answer")
+    client.write(b"question")
+    until(loop, lambda: over(server))
+    assert isinstance(server.reason, BufferError)
+    assert "write_limit=100000" in str(server.reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -61,6 +62,21 @@ def test_a_thread_wakes_a_loop_whose_time_jumps(virtual_uloop: Uloop) -> None:
     virtual_uloop.run_in_thread(lambda: 7, done=finish)
     virtual_uloop.run()
     assert done == [7]
+
+
+def test_time_stands_still_for_a_thread(virtual_uloop: Uloop, virtual_clock: VirtualClock) -> None:
+    """As long as that is no matter of seconds."""
+    go = threading.Event()
+
+    def finish(future: Future[bool]) -> None:
+        assert future.result()
+        virtual_uloop.stop()
+
+    virtual_uloop.call_later(HOUR, pytest.fail, "an hour has passed")
+    virtual_uloop.run_in_thread(go.wait, 30, done=finish)
+    virtual_uloop.call_soon(threading.Timer(0.05, go.set).start)
+    virtual_uloop.run()
+    assert virtual_clock.time() == 0
 
 
 def test_time_passes_by_hand() -> None:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectError", "TcpConnector", "UnixConnector"]
 
+FIRST_PAUSE = 0.01  # seconds until a full backlog of a Unix socket is tried again; doubled each time
+LONGEST_PAUSE = 1.0  # seconds
+MOST_NAMED = 10  # addresses in a message
 #: how connect says that it has begun. On Unix EWOULDBLOCK is something else: a Unix socket's full backlog.
 IN_PROGRESS = {0, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS), errno.EINPROGRESS}
 #: what our own side says, before anybody was asked
@@ -48,7 +51,7 @@ NO_WAY_THERE = {
 
 
 class ConnectError(OSError):
-    """No connection: the message names every address that was tried, and why each failed.
+    """No connection: the message names every address that was tried, up to ten, and why each failed.
 
     ``errno`` is that of the first attempt, passing over those for which there was no way out of
     this machine; ``None`` when the name could not be resolved, as that has numbers of its own
@@ -65,9 +68,12 @@ class ConnectError(OSError):
         self.attempts = attempts
         errors = [error for _, error in attempts]
         if cause is None:
-            cause = next((error for error in errors if error.errno not in NO_WAY_THERE), errors[0])
+            nowhere = errors[0] if errors else OSError(errno.EADDRNOTAVAIL, "it has no address")
+            cause = next((error for error in errors if error.errno not in NO_WAY_THERE), nowhere)
         number = None if isinstance(cause, socket.gaierror) else getattr(cause, "errno", None)
-        reasons = [f"{_readable(address)}: {_reason(error)}" for address, error in attempts]
+        reasons = [f"{_readable(address)}: {_reason(error)}" for address, error in attempts[:MOST_NAMED]]
+        if len(attempts) > MOST_NAMED:
+            reasons.append(f"and {len(attempts) - MOST_NAMED} more")
         super().__init__(number, f"cannot connect to {target}: {'; '.join(reasons) or _reason(cause)}")
         self.__cause__ = cause
 
@@ -143,7 +149,7 @@ class Connector:
             _check_connected(sock)
         except OSError as error:
             sock.close()
-            self._failed.append((address, error))
+            self._has_failed(address, error)
             self._begin_next()
         else:
             self._succeed(sock)
@@ -165,7 +171,7 @@ class Connector:
             try:
                 self._begin(family, kind, protocol, address)
             except OSError as error:
-                self._failed.append((address, error))
+                self._has_failed(address, error)
                 continue
             if self._untried:
                 self._next = self.loop.call_later(self._attempt_delay, self._begin_next)
@@ -191,6 +197,10 @@ class Connector:
                 raise OSError(errno.EMFILE, str(error)) from error
             self._under_way[sock.fileno()] = sock, address
             undo.pop_all()
+
+    def _has_failed(self, address: Any, error: OSError) -> None:
+        # Its traceback would hold on to us, who hold on to it.
+        self._failed.append((address, error.with_traceback(None)))
 
     def _succeed(self, sock: socket.socket) -> None:
         self.close()
@@ -304,7 +314,19 @@ class UnixConnector(Connector):
         if not hasattr(socket, "AF_UNIX"):
             raise NotImplementedError("Python has no Unix sockets on this platform; TcpConnector comes close")
         super().__init__(loop, repr(path), factory, on_error, timeout)
+        self._pause = FIRST_PAUSE
         loop.call_soon(self._race, [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", os.fsencode(path))])
+
+    def _begin(self, family: int, kind: int, protocol: int, address: Any) -> None:
+        try:
+            super()._begin(family, kind, protocol, address)
+        except BlockingIOError as error:
+            # The backlog is full: where TCP would wait its turn, Linux wants us to come again.
+            self._failed.clear()
+            self._has_failed(address, error)
+            again = (socket.AddressFamily(family), socket.SocketKind(kind), protocol, "", address)
+            self._next = self.loop.call_later(self._pause, self._race, (again,))
+            self._pause = min(self._pause * 2, LONGEST_PAUSE)
 
 
 def _numeric(address: tuple[str, int], family: int) -> tuple[int, Any]:

@@ -19,7 +19,9 @@ The rules:
    one peer as one piece that the kernel cuts up (UDP_SEGMENT). Outside a batch, a datagram is
    sent at once.
 2. What the kernel does not take yet stays in the queue, in order, and leaves when it says so.
-   The queue has a limit; a datagram beyond it is dropped, and ``on_error`` told.
+   The queue has a limit; a datagram beyond it is dropped, and ``on_error`` told. A Unix peer that
+   does not read, on a socket that is not connected, holds up nobody else: what is for it is put
+   aside, up to a quarter of the limit, and dropped if it takes nothing for five seconds.
 3. An error is one datagram's business: it goes to ``on_error``, with the peer where the system
    tells, and the next datagram has its turn. No error ends the socket.
 4. ``on_datagram`` that raises costs the one datagram it was called with. The loop is told, as of
@@ -29,6 +31,8 @@ The rules:
 5. A batch is copied out of the receive buffers before the first callback, so all sockets of a
    loop share one set of buffers (4 MiB of address space for datagrams of up to 64 KiB, of which
    the system backs with memory what was ever written to), and a callback may do as it likes.
+6. Where recvmmsg or sendmmsg turns out to be forbidden or unknown, as in some sandboxes, datagrams
+   go one by one. If nothing can be read at all, we ask again at most every second: nobody spins.
 """
 
 from __future__ import annotations
@@ -40,15 +44,17 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from functools import lru_cache
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from weakref import WeakKeyDictionary
 
 from uloop_events import UEvent
 
 from . import mmsg
+from .listener import SocketFile, _remove_dead_socket
 from .mmsg import BATCH, UNIX, Ancillary
 
 if TYPE_CHECKING:
@@ -67,7 +73,14 @@ IN, OUT, HUP, ERR = (int(e) for e in (UEvent.poll_in, UEvent.poll_out, UEvent.po
 
 OVERHEAD = 128  # bytes that a waiting datagram takes besides its data, about; the empty ones count too
 FLUSH_CALLS = 16  # batches sent in one go; when more are waiting, others have their turn first
-RETRY = 0.01  # seconds until a peer whose queue was full is tried again, if poll_out does not know
+#: seconds until a call that failed for now is tried again, where poll(2) does not know; from time
+#: to time it doubles
+RETRY, LONGEST_RETRY = 0.001, 1.0
+FIRST_REST = 0.01  # from receiving that fails again and again; this doubles, too
+PEER_SHARE = 4  # the part of queue_limit that one peer may hold is one in so many
+PEER_PATIENCE = 5.0  # seconds after which what waits for a peer that takes nothing is dropped
+FAILURES = 8  # in a row make a call suspect: receiving is to rest then, recvmmsg to be given up
+LONGEST_UNMERGED = 1024  # batches until merging is tried again, after it has failed again and again
 #: After so many lone datagrams in a row, the next ones are read with recvfrom, and every so many
 #: with recvmmsg, to see whether that still holds. To read one costs 1.5 us instead of 3.0.
 PATIENCE = 8
@@ -78,12 +91,16 @@ BY_ICMP = frozenset(
     getattr(errno, name)
     for name in (
         *("ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH", "EHOSTDOWN", "ENONET"),
-        *("ENOPROTOOPT", "EPROTO", "EOPNOTSUPP", "EACCES", "EMSGSIZE"),
+        *("ENOPROTOOPT", "EPROTO", "EOPNOTSUPP", "EACCES", "EMSGSIZE", "ENETRESET"),
     )
     if hasattr(errno, name)
 )
+#: Of these, what receiving never fails with again and again: it is gone once it is told.
+TOLD_ONCE = BY_ICMP - {errno.EACCES, errno.EOPNOTSUPP}  # a sandbox may say those
 #: from a route or device that cannot cut a piece up into datagrams (Linux: net/ipv4/udp.c, udp_send_skb)
 NOT_MERGED = (errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP)
+#: from a sandbox that does not let us call recvmmsg or sendmmsg, or an emulator that does not know them
+REFUSED = (errno.ENOSYS, errno.EPERM, errno.EINVAL)
 MSG_ERRQUEUE = 0x2000 if sys.platform == "linux" else 0  # recv(2)
 IP_RECVERR, IPV6_RECVERR = 11, 25  # ip(7), ipv6(7)
 EXTENDED_ERROR = struct.Struct("=IBBBxII")  # struct sock_extended_err, ip(7)
@@ -187,35 +204,93 @@ class Batches(OneByOne):
         self.incoming = arrays.receiving(size, control)
         self.outgoing = arrays.sending
         self.merge = mmsg.can_merge(sock)
+        self.unmerged = 0  # batches that are sent without merging, since merging has failed
+        self.merge_failures = 0  # in a row
         self.lone = 0  # wake-ups in a row that had one datagram
+        self.refused_receives = 0  # in a row, by recvmmsg, while the call for one succeeded
+        self.refused_sends = 0  # likewise, by sendmmsg
+        self.given_up = False  # the calls for many
 
     def receive(self) -> tuple[list[Received], OSError | None]:
+        if self.given_up:
+            return super().receive()
         try:
             if self.lone >= PATIENCE and self.lone % PATIENCE:
                 batch = [self.receive_one()]
             else:
                 batch = self.incoming.receive(self.fileno)
+                self.refused_receives = 0
         except BlockingIOError:
             return [], None
         except OSError as error:
-            return [], error
+            if error.errno not in REFUSED:
+                return [], error
+            received, still = super().receive()
+            self.refused_receives += still is None
+            self.give_up_if(self.refused_receives, error)
+            return received, still
         self.lone = self.lone + 1 if len(batch) == 1 else 0
         return batch, None
 
     def send(self, messages: list[Waiting]) -> tuple[int, OSError | None]:
+        if self.given_up:
+            return super().send(messages)
+        merge = self.merge and not self.unmerged
         try:
             if len(messages) == 1:
                 self.send_one(messages[0])
                 return 1, None
-            return self.outgoing.send(self.fileno, messages, self.merge), None
+            if self.unmerged:
+                self.unmerged -= 1
+            sent = self.outgoing.send(self.fileno, messages, merge)
         except OSError as error:
-            if len(messages) > 1 and self.outgoing.runs[0] > 1 and error.errno in NOT_MERGED:
-                self.merge = False  # not by this device, or the datagrams are too long for it
-                return self.send(messages)
-            return 0, error
+            if len(messages) == 1:
+                return 0, error
+            merged = self.outgoing.runs[0] > 1 and error.errno in NOT_MERGED
+            if not merged and error.errno not in REFUSED:
+                return 0, error
+            # Was it the call, or the datagram? It may be for port 0, by a stranger's doing.
+            sent, still = super().send(messages[:1])
+            if merged and sent:
+                self.note_failed_merge()
+            elif not merged:
+                self.refused_sends += sent
+                self.give_up_if(self.refused_sends, error)
+            return sent, still
+        self.refused_sends = 0
+        if self.outgoing.runs[0] > 1:
+            self.merge_failures = 0
+        return sent, None
+
+    def note_failed_merge(self) -> None:
+        """Do without for a while: some device or route cannot, or the datagrams are too long for one."""
+        # Not for good, since it may be one peer's route alone, and every peer can choose a bad one.
+        self.unmerged = min(1 << self.merge_failures, LONGEST_UNMERGED)
+        self.merge_failures = min(self.merge_failures + 1, 16)
+
+    def give_up_if(self, refusals: int, error: OSError) -> None:
+        """Do without the calls for many if this was not by chance."""
+        if error.errno == errno.ENOSYS or refusals >= FAILURES:
+            self.given_up = True
+            log.info("datagrams of descriptor %d go one by one from now on: %s", self.fileno, error)
 
     def encode(self, address: Address) -> bytes:
         return b"" if address is None else mmsg.encode(self.family, address)
+
+
+class FullPeer:
+    """A Unix peer whose queue is full, and what waits for it.
+
+    poll(2) knows of connected peers alone, so each has a timer to be tried again by.
+    """
+
+    def __init__(self, address: Address, now: float) -> None:
+        self.address = address
+        self.waiting: list[Waiting] = []
+        self.size = 0  # of these, in bytes with OVERHEAD
+        self.since = now  # when it has last taken something
+        self.delay = RETRY
+        self.timer: Timer | None = None
 
 
 class Arrays:
@@ -235,6 +310,17 @@ class Arrays:
 _arrays: WeakKeyDictionary[Uloop, Arrays] = WeakKeyDictionary()
 
 
+class Options(TypedDict, total=False):
+    """What ``bind`` and ``connect`` pass on to the constructor, where it is explained."""
+
+    max_size: int
+    queue_limit: int
+    timestamps: bool
+    packet_info: bool
+    peer_errors: bool
+    receive_buffer: int | None
+
+
 class DatagramSocket:
     """A datagram socket on a loop; inherit from it, and override ``on_datagram``.
 
@@ -244,15 +330,20 @@ class DatagramSocket:
             but remains the caller's if the constructor raises.
         max_size: bytes of the largest datagram that is wanted. A longer one is not delivered cut
             off: ``on_error`` is told (EMSGSIZE).
-        queue_limit: bytes of datagrams that may wait to be sent, each counted with 128 more.
+        queue_limit: bytes of datagrams that may wait to be sent, each counted with 128 more. Of
+            these, one Unix peer of a socket that is not connected may hold a quarter.
         timestamps: have the kernel take the time at which each datagram arrives, where it can.
         packet_info: have the kernel say where each datagram was sent to (``destination``), and
-            answer from there. For sockets that are bound to all addresses.
+            answer from there. It is asked on sockets that are bound to all addresses; others
+            know.
         peer_errors: on Linux, be told of ICMP messages about datagrams of a socket that is not
             connected, with the peer they were sent to. Not by default: a server has no use for
             what anybody can cause by asking and going away.
         receive_buffer: bytes that the kernel holds for us (SO_RCVBUF; Linux silently takes no
             more than net.core.rmem_max); ``None`` for the system's default.
+
+    Attributes:
+        loop: the loop that it is on.
 
     Raises:
         TypeError: it is not a datagram socket.
@@ -278,7 +369,7 @@ class DatagramSocket:
             raise ValueError(f"max_size must be at least 1 byte, not {max_size}")
         if queue_limit < 0:
             raise ValueError(f"queue_limit must be 0 bytes or more, not {queue_limit}")
-        self._loop = loop
+        self.loop = loop
         self._sock = sock
         self._fileno = sock.fileno()
         self._max_size = max_size
@@ -288,18 +379,27 @@ class DatagramSocket:
         self._current: Received | None = None  # the datagram that on_datagram is called with
         self._read_at = 0  # when the batch was read, ns since the epoch
         self._queue: list[Waiting] = []
-        self._queued = 0  # bytes, with OVERHEAD, of these and of what a flush has put aside
+        self._full: dict[Address, FullPeer] = {}  # nothing in the queue is for one of these
+        self._tried: FullPeer | None = None  # the one that a flush tries again
+        self._queued = 0  # bytes, with OVERHEAD, of these and of what waits for full peers
         self._flushing = False
         self._watched = IN
         self._retry: Timer | None = None
-        self._unlink: Callable[[], None] | None = None
+        self._retry_delay = RETRY
+        self._failures = 0  # in a row, of receiving
+        self._rest: Timer | None = None  # when receiving has failed again and again
+        self._closing = False
+        self._file: SocketFile | None = None
 
         sock.setblocking(False)
-        self._address = sock.getsockname()
+        self._address: Address = None
+        bound_to_all = _bound_to_all(self.address, sock.family)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._timestamps = timestamps and _ask_for_timestamps(sock)
-        self._packet_info = packet_info and _ask_for_packet_info(sock)
+        # FreeBSD takes an address to answer from on a socket that is bound to all of them alone: ip(4).
+        self._packet_info = packet_info and bound_to_all and _ask_for_packet_info(sock)
+        self._one_destination = packet_info and not bound_to_all
         self._has_error_queue = MSG_ERRQUEUE != 0 and sock.family != UNIX
         if peer_errors and self._has_error_queue:
             sock.setsockopt(*_recverr(sock), 1)
@@ -316,32 +416,64 @@ class DatagramSocket:
         loop.add(self._fileno, UEvent.poll_in, self)
 
     @classmethod
-    def bind(cls, loop: Uloop, address: Address, *, reuse_port: bool = False, **options: Any) -> Self:
-        """Make a socket, bind it and put it on a loop.
+    def bind(
+        cls, loop: Uloop, address: Address, *, reuse_port: bool = False, **options: Unpack[Options]
+    ) -> Self:
+        """Make a socket, bind it and put it on a loop: a server.
 
         Parameters:
             loop: as for the constructor.
             address: ``(host, port)``; a host with colons is IPv6, and the socket IPv6 only; an
                 empty one is all IPv4 addresses. A name is looked up, which blocks. Or the path
-                of a Unix socket, which is removed again when the socket is closed.
+                of a Unix socket, whose file is removed again when the socket is closed. The file
+                of a server that died is replaced.
             reuse_port: let other processes bind the same address, and share what arrives (SO_REUSEPORT).
-            options: what else the constructor of the class takes.
+            options: as for the constructor. A class whose constructor takes more may have a
+                ``bind`` of its own, or be called with a socket.
 
         Raises:
             OSError: the address is in use, not ours, or not found.
             ValueError: the platform has no Unix datagram sockets, or no SO_REUSEPORT.
         """
-        sock = _bound_socket(address, reuse_port)
-        path = sock.getsockname() if sock.family == UNIX else b""
-        unlink = _unlinks(path) if isinstance(path, str) and path else None
-        try:
+        sock, file = _bound_socket(address, reuse_port)
+        return cls._with(loop, sock, file, options)
+
+    @classmethod
+    def connect(
+        cls, loop: Uloop, address: Address, *, local_address: Address = None, **options: Unpack[Options]
+    ) -> Self:
+        """Make a socket, connect it to one peer and put it on a loop: a client.
+
+        It hears this peer alone, ``send`` needs no address, and errors like ECONNREFUSED reach
+        ``on_error``. Nothing is sent, and nothing blocks.
+
+        Parameters:
+            loop: as for the constructor.
+            address: ``(host, port)``, the host in numbers, since to look up a name would block:
+                ``loop.resolve`` does so on a thread. Or the path of a Unix socket.
+            local_address: where to send from, in the same form. Without it the system chooses; but
+                other systems than Linux have no names for Unix sockets to choose, and the peer
+                cannot answer one that has none.
+            options: as for ``bind``.
+
+        Raises:
+            OSError: there is no way to the address, or no such Unix socket; ``local_address`` is
+                in use or not ours.
+            ValueError: the host is a name, the port out of range, or the path too long; or the
+                platform has no Unix datagram sockets.
+        """
+        sock, file = _connected_socket(address, local_address)
+        return cls._with(loop, sock, file, options)
+
+    @classmethod
+    def _with(cls, loop: Uloop, sock: socket.socket, file: SocketFile | None, options: Options) -> Self:
+        with ExitStack() as undo:
+            undo.callback(sock.close)
+            if file is not None:
+                undo.callback(file.unlink)
             self = cls(loop, sock, **options)
-        except BaseException:
-            sock.close()
-            if unlink is not None:
-                unlink()
-            raise
-        self._unlink = unlink
+            undo.pop_all()
+        self._file = file
         return self
 
     # To override
@@ -422,14 +554,28 @@ class DatagramSocket:
 
         During ``on_datagram``, with ``packet_info``; ``None`` where the system does not tell.
         """
-        if self._current is None or not self._packet_info:
+        if self._current is None:
+            return None
+        if self._one_destination:
+            host: str = self.address[0]
+            return host
+        if not self._packet_info:
             return None
         info = _packet_info(_ancillary(self._current[3]))
         return None if info is None else _destination(info)
 
     @property
     def address(self) -> Address:
-        """What the socket is bound to, with the real port if 0 was asked for."""
+        """What the socket is bound to, with the real port if 0 was asked for.
+
+        One that is not bound yet will be by its first ``send``; until then it is what the system
+        says, which is port 0, or ``None`` on Windows.
+        """
+        if not self._closed:
+            try:
+                self._address = self._sock.getsockname()
+            except OSError:
+                pass  # Windows: it is not bound yet
         return self._address
 
     @property
@@ -443,6 +589,9 @@ class DatagramSocket:
 
     def close(self) -> None:
         """Send what is queued and the kernel takes, then close. A second call does nothing."""
+        self._closing = True
+        for peer in list(self._full.values()):
+            self._fetch_back(peer)
         for _ in range(len(self._queue)):  # not for ever, should on_error send again and again
             if not self._flush():
                 break
@@ -452,20 +601,24 @@ class DatagramSocket:
         """Close, and drop what is queued. A second call does nothing."""
         if self._closed:
             return
+        self._address = self.address  # which the system does not know any more afterwards
         self._closed = True
+        timers = [self._retry, self._rest, *(peer.timer for peer in self._full.values())]
+        for timer in timers:
+            if timer is not None:
+                timer.cancel()
         self._queue.clear()
+        self._full.clear()
         self._queued = 0
         self._received = iter(())
-        if self._retry is not None:
-            self._retry.cancel()
-        self._loop.remove(self._fileno)
+        self.loop.remove(self._fileno)
         self._fileno = -1
+        if self._file is not None:
+            self._file.unlink()  # as long as the socket is open, no other file can get its inode
         self._sock.close()
-        if self._unlink is not None:
-            self._unlink()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"at {self._address!r}"
+        state = "closed" if self._closed else f"at {self.address!r}"
         return f"<{type(self).__name__} {state}>"
 
     # Receiving
@@ -477,13 +630,16 @@ class DatagramSocket:
                 self._take_errors()  # which select(2) calls readable
             return
         mask = int(event)
-        if mask & OUT and not self._flush() and self._queue and not self._loop.closed:
-            # Writable, it says, and takes nothing: the queue of a Unix socket's peer is full,
-            # which poll(2) knows of connected peers alone. We look again by the clock.
-            self._retry = self._loop.call_later(RETRY, self._try_again)
-            self._watch(IN)
+        if mask & OUT and not self._flush() and self._queue and not self.loop.closed:
+            # Writable, it says, and takes nothing: on the BSDs, poll(2) does not know that the
+            # queue of a Unix socket's peer is full. We look again by the clock.
+            self._retry = self.loop.call_later(self._retry_delay, self._try_again)
+            self._retry_delay = min(2 * self._retry_delay, LONGEST_RETRY)
+            self._watch_what_is_due()
         if mask & ERR and not self._closed:
             self._take_errors()
+        if self._rest is not None:
+            return
         if mask & ~OUT and not self._closed and not self._receive() and mask & HUP:
             self._watch(0)  # the program has shut it down, which would be told for ever
 
@@ -495,15 +651,31 @@ class DatagramSocket:
             batch, error = self._calls.receive()
             self._read_at = time.time_ns()
             self._received = iter(batch)
-            if not batch and error is None:
-                return False
+            if batch or error is None or error.errno in TOLD_ONCE:
+                self._failures = 0
+                if not batch and error is None:
+                    return False
+            else:
+                self._note_failure()
         self._deliver()
         if error is not None and not self._closed:
             self._report_pending(error)
         return True
 
+    def _note_failure(self) -> None:
+        """Nothing could be read; if it goes on like that, rest, since we would be woken for ever."""
+        self._failures += 1
+        if self._failures >= FAILURES:
+            delay = min(FIRST_REST * 2.0 ** min(self._failures - FAILURES, 16), LONGEST_RETRY)
+            self._rest = self.loop.call_later(delay, self._end_rest)
+            self._watch_what_is_due()
+
+    def _end_rest(self) -> None:
+        self._rest = None
+        self._watch_what_is_due()
+
     def _deliver(self) -> None:
-        loop, max_size, on_datagram = self._loop, self._max_size, self.on_datagram
+        loop, max_size, on_datagram = self.loop, self._max_size, self.on_datagram
         try:
             for current in self._received:
                 self._current = current
@@ -542,8 +714,11 @@ class DatagramSocket:
         size = len(message[0]) + OVERHEAD
         if self._queued + size > self._queue_limit and not self._make_room(size, message[1]):
             return
-        self._queue.append(message)
         self._queued += size
+        if self._full and message[1] in self._full:
+            self._put_aside(self._full[message[1]], [message])
+            return
+        self._queue.append(message)
         if self._current is None:
             self._flush_unless_busy()
 
@@ -554,9 +729,12 @@ class DatagramSocket:
             return False
         if not self._queue or self._queued + size <= self._queue_limit:
             return True  # the kernel is asked before the limit counts
-        text = f"dropped: {self._queued} bytes wait to be sent, and queue_limit is {self._queue_limit}"
-        self._report(OSError(errno.ENOBUFS, text), address)
+        self._report_full(address, self._queued, self._queue_limit)
         return False
+
+    def _report_full(self, address: Address, queued: int, limit: int) -> None:
+        text = f"dropped: {queued} bytes wait to be sent already, and the limit is {limit}"
+        self._report(OSError(errno.ENOBUFS, text), self._connected_peer() if address is None else address)
 
     def _flush_unless_busy(self) -> None:
         """Send what is queued, unless that is being done, or has to wait for poll_out."""
@@ -575,7 +753,6 @@ class DatagramSocket:
         """
         outermost, self._flushing = not self._flushing, True
         progress = False
-        full: list[Waiting] = []  # for peers who do not read
         try:
             for _ in range(FLUSH_CALLS):
                 batch = self._queue[:BATCH]
@@ -602,18 +779,78 @@ class DatagramSocket:
                     self._report(error, self._connected_peer() if address is None else address)
                 elif self._sock.family == UNIX and (address := batch[sent][1]) is not None:
                     # It is this peer whose queue is full. Its datagrams wait, those of others go on.
-                    full += [message for message in self._queue if message[1] == address]
-                    self._queue = [message for message in self._queue if message[1] != address]
+                    self._set_aside(address)
+                    progress = True  # of the queue
                 else:
                     break
                 if self._closed:
                     break
         finally:
             self._flushing = not outermost
+            if progress:
+                self._retry_delay = RETRY
             if not self._closed:
-                self._queue[:0] = full
-                self._watch(IN | OUT if self._queue and self._retry is None else IN)
+                self._watch_what_is_due()
         return progress
+
+    # Unix peers that do not read
+
+    def _set_aside(self, address: Address) -> None:
+        """What the queue has for this peer waits elsewhere."""
+        waiting = [message for message in self._queue if message[1] == address]
+        self._queue = [message for message in self._queue if message[1] != address]
+        now = self.loop.time()
+        peer = self._tried
+        if peer is None or peer.address != address:
+            peer = FullPeer(address, now)
+        elif waiting[0] is not peer.waiting[0]:  # it has taken some
+            peer.since, peer.delay = now, RETRY
+        else:
+            peer.delay = min(2 * peer.delay, LONGEST_RETRY)
+        self._tried = None
+        peer.waiting, peer.size = [], 0
+        if now - peer.since >= PEER_PATIENCE:
+            self._queued -= sum(len(message[0]) + OVERHEAD for message in waiting)
+            text = f"dropped {len(waiting)} datagrams: the peer took none for {PEER_PATIENCE:g} seconds"
+            self._report(OSError(errno.ETIMEDOUT, text), address)
+            return
+        self._put_aside(peer, waiting)
+
+    def _put_aside(self, peer: FullPeer, messages: list[Waiting]) -> None:
+        """Have these wait for the peer, as far as there is room."""
+        share = self._queue_limit // PEER_SHARE
+        dropped = 0
+        for message in messages:
+            size = len(message[0]) + OVERHEAD
+            if peer.size + size > share or self._queued > self._queue_limit:
+                self._queued -= size
+                dropped += 1
+            else:
+                peer.waiting.append(message)
+                peer.size += size
+        if peer.waiting:  # or else its next datagram may try for itself
+            self._full[peer.address] = peer
+            if peer.timer is None and not self._closing and not self.loop.closed:
+                peer.timer = self.loop.call_later(peer.delay, self._try_peer, peer)
+        for _ in range(dropped):
+            if not self._closed:
+                self._report_full(peer.address, peer.size, share)
+
+    def _fetch_back(self, peer: FullPeer) -> None:
+        """Have the queue try what waits for a peer."""
+        if peer.timer is not None:
+            peer.timer.cancel()
+            peer.timer = None
+        del self._full[peer.address]
+        self._queue[:0] = peer.waiting
+
+    def _try_peer(self, peer: FullPeer) -> None:
+        self._fetch_back(peer)
+        self._tried = peer
+        try:
+            self._flush()
+        finally:
+            self._tried = None
 
     def _forget(self, count: int) -> None:
         """The first ones in the queue are done with."""
@@ -628,10 +865,14 @@ class DatagramSocket:
             error.errno == errno.ENOBUFS and self._sock.family == UNIX
         )
 
+    def _watch_what_is_due(self) -> None:
+        mask = IN if self._rest is None else 0
+        self._watch(mask | OUT if self._queue and self._retry is None else mask)
+
     def _watch(self, mask: int) -> None:
         if mask != self._watched:
             self._watched = mask
-            self._loop.modify(self._fileno, mask)
+            self.loop.modify(self._fileno, mask)
 
     # Errors
 
@@ -639,7 +880,7 @@ class DatagramSocket:
         try:
             self.on_error(error, peer)
         except Exception as failure:
-            self._loop.report_error(failure, self)
+            self.loop.report_error(failure, self)
 
     def _report_pending(self, error: OSError) -> None:
         """An error that a call has told, but is about an earlier datagram."""
@@ -736,6 +977,11 @@ def _ask_for_timestamps(sock: socket.socket) -> bool:
     return True
 
 
+def _bound_to_all(address: Address, family: int) -> bool:
+    """Whether datagrams to any address of ours arrive; one that is not bound yet will be so."""
+    return family != UNIX and (address is None or address[0] in ("0.0.0.0", "::"))
+
+
 def _ask_for_packet_info(sock: socket.socket) -> bool:
     if not CONTROL_ROOM:
         return False
@@ -795,45 +1041,82 @@ def _source(info: Ancillary | None) -> tuple[Ancillary, ...]:
     return ((level, kind, bytes(4) + address + bytes(4)),)  # the route picks the interface
 
 
-# Binding
+# Binding and connecting
 
 
-def _bound_socket(address: Address, reuse_port: bool) -> socket.socket:
-    if isinstance(address, (str, bytes)):
-        if UNIX is None:
-            raise ValueError(f"this platform has no Unix sockets to bind to {address!r}")
-        family = UNIX
+def _bound_socket(address: Address, reuse_port: bool) -> tuple[socket.socket, SocketFile | None]:
+    """A bound socket, and the file if it has one."""
+    if _is_path(address):
+        family, address = _unix_family(address), os.fspath(address)
     else:
         host, port = address[:2]
         found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
+    with ExitStack() as undo:
+        sock = undo.enter_context(socket.socket(family, socket.SOCK_DGRAM))
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if reuse_port:
             if not hasattr(socket, "SO_REUSEPORT"):
                 raise ValueError("this platform has no SO_REUSEPORT")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(address)
-    except OSError as error:
-        sock.close()
-        raise OSError(error.errno, f"cannot bind {address!r}: {error.strerror or error}") from None
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        file = _bind(sock, address)
+        undo.pop_all()
+    return sock, file
 
 
-def _unlinks(path: str) -> Callable[[], None]:
-    """What removes the file of a Unix socket, unless somebody else's has taken its place."""
-    made = os.stat(path)
-
-    def unlink() -> None:
+def _connected_socket(address: Address, local_address: Address) -> tuple[socket.socket, SocketFile | None]:
+    if _is_path(address):
+        family, address = _unix_family(address), os.fspath(address)
+        if local_address is None and sys.platform == "linux":
+            local_address = ""  # a name that the kernel chooses, unix(7)
+    else:
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    address = _numeric(family, address)
+    if local_address is not None:
+        local_address = os.fspath(local_address) if family == UNIX else _numeric(family, local_address)
+    with ExitStack() as undo:
+        sock = undo.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+        file = None
+        if local_address is not None:
+            file = _bind(sock, local_address)
+            if file is not None:
+                undo.callback(file.unlink)
         try:
-            if os.path.samestat(made, os.stat(path)):
-                os.unlink(path)
-        except OSError:
-            pass  # it is gone
+            sock.connect(address)
+        except OSError as error:
+            raise _about("connect to", address, error) from None
+        undo.pop_all()
+    return sock, file
 
-    return unlink
+
+def _bind(sock: socket.socket, address: Address) -> SocketFile | None:
+    """Bind it, in place of a dead one's file, and return the file if it has one."""
+    try:
+        try:
+            sock.bind(address)
+        except OSError as error:
+            if sock.family != UNIX or error.errno != errno.EADDRINUSE or os.fsencode(address)[:1] == b"\0":
+                raise
+            _remove_dead_socket(os.fsencode(address))
+            sock.bind(address)
+    except OSError as error:
+        if error.errno == errno.EPROTOTYPE:  # what a living one says to the question whether it lives
+            error = OSError(errno.EADDRINUSE, "another socket is bound to it")
+        raise _about("bind", address, error) from None
+    path = sock.getsockname() if sock.family == UNIX else b""
+    return SocketFile(os.fsencode(path)) if isinstance(path, str) and path else None
+
+
+def _is_path(address: Address) -> bool:
+    return isinstance(address, (str, bytes, os.PathLike))
+
+
+def _unix_family(address: Address) -> int:
+    if UNIX is None:
+        raise ValueError(f"this platform has no Unix datagram sockets, so no address {address!r}")
+    return UNIX
+
+
+def _about(what: str, address: Address, error: OSError) -> OSError:
+    return OSError(error.errno, f"cannot {what} {address!r}: {error.strerror or error}")

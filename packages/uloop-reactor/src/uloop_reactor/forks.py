@@ -43,6 +43,10 @@ class Aside:
         turns.sleep_no_more()
         turns.waker.let_go()
 
+    def forget(self, number: int) -> None:
+        """The child has closed a descriptor of its own accord."""
+        self._table.pop(number, None)
+
     def give_back(self, turns: Turns) -> None:
         """Let the loop go on with it, in a backend and with a waker of its own.
 

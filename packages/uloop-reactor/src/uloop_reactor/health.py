@@ -58,7 +58,7 @@ class Stats:
     descriptors: int  #: that have a handler
     timers: int  #: calls to come
     turns: int
-    events: int  #: handed to handlers
+    events: int  #: that the backend told of
     failures: int  #: exceptions that handlers and callbacks raised
     lag: float  #: how long the last turn took, from waking to waiting again
     longest_lag: float

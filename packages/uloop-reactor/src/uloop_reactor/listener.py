@@ -98,7 +98,12 @@ class Listener:
     """
 
     def __init__(
-        self, loop: Uloop, sock: socket.socket, factory: Factory, *, max_connections: int | None = None
+        self,
+        loop: Uloop,
+        sock: socket.socket,
+        factory: Factory,
+        *,
+        max_connections: int | None = None,
     ) -> None:
         _check_listening(sock)
         if not callable(factory):
@@ -107,8 +112,8 @@ class Listener:
             raise ValueError(
                 f"max_connections must be at least 1, or None for no limit, not {max_connections}"
             )
-        #: those that are open
-        self.connections: set[Connection] = set()
+        #: those that are open: what the factory has made
+        self.connections: set[Any] = set()
         #: where it listens, as ``getsockname`` says: with the real port
         self.address: Any = sock.getsockname()
         self.loop = loop
@@ -188,6 +193,8 @@ class Listener:
                 f"a factory returns a connection with a method when_closed(callback), or None; "
                 f"{connection!r} has none"
             )
+        if connection in self.connections:
+            raise ValueError(f"a factory makes a new connection for each socket; {connection!r} has one")
         self.connections.add(connection)  # first, since one that is closed may say so at once
         try:
             connection.when_closed(self._connection_closed)
@@ -406,7 +413,9 @@ class UnixListener(Listener):
     Its file is there while it listens. What a server that died has left behind, to which
     connecting is refused, is replaced; a living server's and what is no socket never are.
     Two servers that start in the same instant can each take the other's for dead, since a
-    socket refuses connections until it listens: leave it to a service manager to start one.
+    socket refuses connections until it listens: leave it to a service manager to start one. And
+    only Linux tells a full backlog from nobody: elsewhere a server that is overrun at the moment
+    when another one starts on its path is taken for dead.
 
     Parameters:
         loop, factory, max_connections: see :class:`Listener`.
@@ -455,11 +464,12 @@ class SocketFile:
     def __init__(self, path: bytes) -> None:
         self._path = os.path.abspath(path)  # the program may change its directory
         self._identity = _identity(self._path)
+        self._maker = os.getpid()  # a forked child that closes its copy leaves the file alone
 
     def unlink(self) -> None:
         """Remove it if it is still ours."""
         try:
-            if _identity(self._path) == self._identity:
+            if self._maker == os.getpid() and _identity(self._path) == self._identity:
                 os.unlink(self._path)
         except OSError:
             pass  # it has gone, or its directory is not ours any more

@@ -18,6 +18,7 @@ sendmmsg(2), recv(2), cmsg(3), ip(7), ipv6(7), unix(7).
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import platform
 import socket
@@ -132,18 +133,20 @@ class ReceiveArrays:
     """
 
     def __init__(self, size: int, control: bool) -> None:
-        # The system gives zeroed memory of this size out page by page as it is written to: of
-        # 4 MiB for the largest datagrams, small ones take 256 KiB.
-        self._data: Any = (ctypes.c_char * (BATCH * size))()
+        # The system gives this memory out page by page as it is written to: of 4 MiB for the
+        # largest datagrams, small ones take 256 KiB. A ctypes array would be cleared, that is
+        # written to. ACCESS_COPY, because mmap's default is shared with the children of a fork.
+        self._data = mmap.mmap(-1, BATCH * size, access=mmap.ACCESS_COPY)
         self._names: Any = (ctypes.c_char * (BATCH * ADDRESS_ROOM))()
         self._controls: Any = (ctypes.c_char * (BATCH * CONTROL_ROOM))()
         self._vectors: Any = (IoVec * BATCH)()
         self._headers: Any = (MMsgHdr * BATCH)()
         self._size = size
         self._control = control
+        first = ctypes.addressof(ctypes.c_char.from_buffer(self._data))
         for i in range(BATCH):
             vector, header = self._vectors[i], self._headers[i].hdr
-            vector.base = ctypes.addressof(self._data) + i * size
+            vector.base = first + i * size
             vector.len = size
             header.name = ctypes.addressof(self._names) + i * ADDRESS_ROOM
             header.namelen = ADDRESS_ROOM

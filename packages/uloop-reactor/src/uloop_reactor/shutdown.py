@@ -43,11 +43,12 @@ class Shutdown:
         self._ended = False
 
     def begin(self, grace: float) -> None:
-        """Ask everybody to close; called again, it changes the deadline."""
-        deadline = self._loop.call_later(grace, self._abort)
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = deadline
+        """Ask everybody to close; called again, it can bring the deadline forward."""
+        deadline = self._loop.time() + grace
+        if self._deadline is None:
+            self._deadline = self._loop.call_at(deadline, self._abort)
+        elif deadline < self._deadline.when:
+            self._deadline.reschedule(deadline)
         self.changed()
 
     def changed(self) -> None:
@@ -60,15 +61,18 @@ class Shutdown:
         self._looking = False
         if self._ended:
             return
-        self._ask()
-        if not self._left():
+        if self._ask():
+            self.changed()  # what they have left to be called comes first
+        elif not self._left():
             self._end()
 
-    def _ask(self) -> None:
-        for _, handler in self._left():
-            if id(handler) not in self._asked:
-                self._asked[id(handler)] = handler
-                _call(handler, "close")
+    def _ask(self) -> bool:
+        """Ask those who were not asked yet; tells whether there were any."""
+        new = [handler for _, handler in self._left() if id(handler) not in self._asked]
+        for handler in new:
+            self._asked[id(handler)] = handler
+            _call(handler, "close")
+        return bool(new)
 
     def _abort(self) -> None:
         self._ask()  # those who came just now, or all, if there is no time at all
@@ -79,11 +83,13 @@ class Shutdown:
             if hasattr(handler, "abort"):
                 _call(handler, "abort")
             self._loop.remove(number)
-        self._end()
+        self._loop.call_soon(self._end)  # after what they have left to be called
 
     def _end(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
+        if self._ended:
+            return
         self._ended = True
         self._over()
         self._loop.stop()

@@ -36,20 +36,30 @@ class Note:
         self.in_use = True
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        current: object = signal.getsignal(number)
         if self.in_use:
             self.call()
-        else:
+        elif current is self:
             # It was let go of where it could not be put back: in another thread.
             self.put_back(number)
             signal.raise_signal(number)
+        else:  # somebody who came after us hands on to what he has found
+            found = self._before()
+            if callable(found):
+                found(number, frame)
 
     def put_back(self, number: int) -> None:
-        """Restore what was there before, past those who have been let go of since."""
+        """Restore what was there before."""
+        found = self._before()
+        # What was not installed by Python cannot be restored by it either.
+        signal.signal(number, signal.SIG_DFL if found is None else found)
+
+    def _before(self) -> Disposition:
+        """What was there before, past those who have been let go of since."""
         found = self.found
         while isinstance(found, Note) and not found.in_use:
             found = found.found
-        # What was not installed by Python cannot be restored by it either.
-        signal.signal(number, signal.SIG_DFL if found is None else found)
+        return found
 
 
 class Signals:

@@ -13,21 +13,24 @@ A program inherits from :class:`Stream` and overrides the ``on_…`` methods it 
    data sends a reset, which destroys at the peer what we sent (RFC 1122, 4.2.2.13).
 4. Everything has an end: more than ``high_water`` unsent asks the program to pause, more than
    ``write_limit`` gives the stream up, and so does a peer that takes nothing for ``write_timeout``.
-5. A callback may do anything: the state is in order before one is called. What a callback raises
+5. A send that fails says that the peer is gone, not that it said nothing: what it sent before it
+   left ("413 too large", and a reset in the middle of the upload) is read first.
+6. A callback may do anything: the state is in order before one is called. What a callback raises
    is logged by the loop, and changes nothing here.
 
 The life of a stream is a table: what each event makes of each state. What is not in it does not
 happen.
 
-    state       connected  peer_eof    write_eof  close      flushed    lost
-    CONNECTING  OPEN       -           WE_ENDED   CLOSING    -          CLOSED
-    OPEN        -          THEY_ENDED  WE_ENDED   CLOSING    -          CLOSED
-    WE_ENDED    WE_ENDED   FINISHING   -          CLOSING    WE_ENDED   CLOSED
-    THEY_ENDED  -          -           FINISHING  FINISHING  -          CLOSED
-    CLOSING     CLOSING    FINISHING   -          -          LINGERING  CLOSED
-    FINISHING   -          -           -          -          CLOSED     CLOSED
-    LINGERING   -          CLOSED      -          -          -          CLOSED
-    CLOSED      -          -           -          -          -          -
+    state       connected  peer_eof    write_eof  close      flushed    broken  lost
+    CONNECTING  OPEN       -           WE_ENDED   CLOSING    -          -       CLOSED
+    OPEN        -          THEY_ENDED  WE_ENDED   CLOSING    -          BROKEN  CLOSED
+    WE_ENDED    WE_ENDED   FINISHING   -          CLOSING    WE_ENDED   BROKEN  CLOSED
+    THEY_ENDED  -          -           FINISHING  FINISHING  -          -       CLOSED
+    BROKEN      -          CLOSED      -          CLOSED     -          -       CLOSED
+    CLOSING     CLOSING    FINISHING   -          -          LINGERING  -       CLOSED
+    FINISHING   -          -           -          -          CLOSED     -       CLOSED
+    LINGERING   -          CLOSED      -          -          -          -       CLOSED
+    CLOSED      -          -           -          -          -          -       -
 """
 
 from __future__ import annotations
@@ -66,6 +69,8 @@ class State(Enum):
     WE_ENDED = "we have ended"
     #: the peer sends no more; we may go on
     THEY_ENDED = "they have ended"
+    #: sending has failed; what the peer said before is being read
+    BROKEN = "broken"
     #: after ``close``: what waits is being sent, what comes is thrown away
     CLOSING = "closing"
     #: both have ended; what waits is being sent
@@ -90,6 +95,8 @@ class Event(Enum):
     CLOSE = "close"
     #: the kernel has all that was written, and our end
     FLUSHED = "flushed"
+    #: a send has failed
+    BROKEN = "broken"
     #: a failure, ``abort``, or the end of our patience
     LOST = "lost"
 
@@ -105,6 +112,7 @@ TABLE: Final[dict[State, dict[Event, State]]] = {
         Event.PEER_EOF: State.THEY_ENDED,
         Event.WRITE_EOF: State.WE_ENDED,
         Event.CLOSE: State.CLOSING,
+        Event.BROKEN: State.BROKEN,
         Event.LOST: State.CLOSED,
     },
     State.WE_ENDED: {
@@ -112,11 +120,17 @@ TABLE: Final[dict[State, dict[Event, State]]] = {
         Event.PEER_EOF: State.FINISHING,
         Event.CLOSE: State.CLOSING,
         Event.FLUSHED: State.WE_ENDED,
+        Event.BROKEN: State.BROKEN,
         Event.LOST: State.CLOSED,
     },
     State.THEY_ENDED: {
         Event.WRITE_EOF: State.FINISHING,
         Event.CLOSE: State.FINISHING,
+        Event.LOST: State.CLOSED,
+    },
+    State.BROKEN: {
+        Event.PEER_EOF: State.CLOSED,
+        Event.CLOSE: State.CLOSED,
         Event.LOST: State.CLOSED,
     },
     State.CLOSING: {
@@ -139,13 +153,15 @@ TABLE: Final[dict[State, dict[Event, State]]] = {
 OPEN = State.OPEN  # looked at for every chunk
 CLOSED = State.CLOSED
 #: what comes in is for the program
-LISTENING = frozenset({State.OPEN, State.WE_ENDED})
+LISTENING = frozenset({State.OPEN, State.WE_ENDED, State.BROKEN})
 #: what comes in is read, and thrown away
 DISCARDING = frozenset({State.CLOSING, State.LINGERING})
 #: our end follows what waits to be sent
 ENDING = frozenset({State.WE_ENDED, State.CLOSING, State.FINISHING})
 #: the program may yet write or hear something, so that silence is worth a timeout
 IN_USE = frozenset({State.CONNECTING, State.OPEN, State.WE_ENDED, State.THEY_ENDED})
+#: the program can be told to pause: not before on_connect
+PAUSING = IN_USE - {State.CONNECTING}
 
 # Masks as plain numbers: an operation with a UEvent costs 100 ns, which every chunk would pay.
 READ = int(UEvent.poll_in)
@@ -156,12 +172,20 @@ FAILING = int(UEvent.poll_err | UEvent.poll_hup)
 #: what recv(2048) does (3.5 µs on Linux), while from 128 KiB up glibc maps memory anew each time.
 READ_SIZE = 64 * 1024
 
+#: Bytes given to one send. Linux takes what fits; Windows may take all, and runs out of memory
+#: for what is huge (WSAENOBUFS).
+SEND_SIZE = 1024 * 1024
+
 #: close sends a reset, and drops what waits (socket(7), SO_LINGER); Windows has short integers there
 RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class Stream:
     """A connected byte stream: TCP or Unix. A base class to inherit from.
+
+    What a callback raises is logged by the loop, and the stream goes on. One that raises again and
+    again is paused by the loop like any handler: for 10 ms after the second failure in a row, for
+    up to 1 s after more.
 
     Parameters:
         loop: the loop that calls it.
@@ -180,7 +204,8 @@ class Stream:
         linger_timeout: seconds that the peer has to end too, after ``close`` has sent everything.
 
     Raises:
-        ValueError: the socket is no stream socket, or closed, or a number makes no sense.
+        ValueError: the socket is no stream socket, or an ``ssl.SSLSocket``, or closed, or a number
+            makes no sense.
         FileExistsError: the loop has a handler for the socket already.
         RuntimeError: the loop is closed.
         OSError: from the socket or the loop.
@@ -265,6 +290,9 @@ class Stream:
     def _check_arguments(self) -> None:
         if self._sock.type != socket.SOCK_STREAM:
             raise ValueError(f"a Stream needs a socket of type SOCK_STREAM, not {self._sock!r}")
+        ssl = sys.modules.get("ssl")  # no ssl, no such socket: we need not import it
+        if ssl is not None and isinstance(self._sock, ssl.SSLSocket):
+            raise ValueError(f"for TLS, give the plain socket to a TlsStream, not {self._sock!r}")
         if not 0 <= self._low_water <= self._high_water <= self._write_limit:
             raise ValueError(
                 "0 <= low_water <= high_water <= write_limit must hold, but they are"
@@ -288,7 +316,10 @@ class Stream:
             self.loop.call_soon(self._check_connected)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # We send what we have at once; Nagle's algorithm would keep it until the last ACK.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError:
+                pass  # macOS has EINVAL for a peer that has reset already, which reading will tell
         self.loop.add(sock, mode, self)  # behind everything that may fail
         self._interest = mode
         self._heard = self.loop.time()
@@ -307,11 +338,13 @@ class Stream:
         self.close()
 
     def on_pause(self) -> None:
-        """More than ``high_water`` bytes wait to be sent. Called by ``write``.
+        """More than ``high_water`` bytes wait to be sent. Called by ``write``, but not before ``on_connect``.
 
         By default the peer is not read from until ``on_drain``, whatever ``resume_reading`` says:
         one who asks without reading the answers gets no more of them. Two peers that both send
-        much without reading would wait for each other: with such a protocol, override it.
+        much without reading would wait for each other; so would a client that uploads, and a server
+        that answers in the middle of it, reads no more and waits: its answer, or its end, is not
+        seen until ``write_timeout``. Who sends much before reading should override this.
         """
         self._held = True
         self._watch()
@@ -325,7 +358,8 @@ class Stream:
     def on_timeout(self, error: TimeoutError, /) -> None:
         """A timeout has passed; the error says which. By default ``abort(error)``.
 
-        A stream that goes on gets as much time again.
+        A stream that goes on gets as much time again. One that is not open yet is not asked: there
+        the error is the reason of ``on_close``.
         """
         self.abort(error)
 
@@ -378,14 +412,14 @@ class Stream:
             self._go(Event.LOST)
         elif Event.CLOSE in TABLE[self._state]:
             self._go(Event.CLOSE)
-            if self._connected:
+            if self._connected and self._state is not CLOSED:
                 self._flush()
 
     def abort(self, reason: BaseException | None = None) -> None:
         """End at once, and let what waits be lost; the peer of a TCP connection sees a reset.
 
         Parameters:
-            reason: what ``on_close`` is told.
+            reason: what ``on_close`` is told, unless the stream had failed before.
         """
         if self._state is CLOSED:
             return
@@ -461,6 +495,9 @@ class Stream:
         """The connect has ended, one way or the other."""
         if self._connected or self._state is CLOSED:
             return
+        if self._sock.fileno() == -1:  # closed by the caller, which failed after it had made us
+            self._lost(None)
+            return
         code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self._lost(_os_error(code))
@@ -468,7 +505,7 @@ class Stream:
         try:
             self._peer = self._sock.getpeername() if self._peer is None else self._peer
         except OSError as error:
-            self._lost(error)
+            self._lost(error.with_traceback(None))
             return
         self._connected = True
         self._taken = self.loop.time()
@@ -480,7 +517,7 @@ class Stream:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._lost(error)
+            self._lost(error.with_traceback(None))
             return
         if self._idle_timeout is not None:
             self._heard = self.loop.time()
@@ -494,11 +531,15 @@ class Stream:
         buffer = self._buffer
         if buffer:
             try:
-                sent = self._sock.send(buffer)
+                if len(buffer) <= SEND_SIZE:
+                    sent = self._sock.send(buffer)
+                else:
+                    with memoryview(buffer) as view, view[:SEND_SIZE] as head:  # released, or del fails
+                        sent = self._sock.send(head)
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError as error:
-                self._lost(error)
+                self._send_failed(error)
                 return
             if sent:
                 del buffer[:sent]  # moves the start, not the bytes
@@ -518,7 +559,7 @@ class Stream:
                 self._sock.shutdown(socket.SHUT_WR)
             except OSError as error:
                 code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                self._lost(_os_error(code) if code else error)  # the cause, rather than ENOTCONN
+                self._send_failed(_os_error(code) if code else error)  # the cause, rather than ENOTCONN
                 return False
             self._end_sent = True
         self._go(Event.FLUSHED)
@@ -526,6 +567,26 @@ class Stream:
             self._taken = self.loop.time()
             self._set_timer()
         return self._state is not CLOSED
+
+    def _send_failed(self, error: OSError) -> None:
+        """Nothing can be sent any more; what the peer said before it left is read first.
+
+        A dead socket has no more than it has, and its end or its error is read behind that. If not
+        (a Unix peer that has only stopped to read), it has as long as a peer that should end.
+        """
+        error.with_traceback(None)  # see _release
+        # The program that has paused may never resume, so that it would never learn of the failure.
+        if Event.BROKEN not in TABLE[self._state] or self._paused or self._sock.fileno() == -1:
+            self._lost(error)
+            return
+        self._go(Event.BROKEN)
+        self._reason = error
+        self._buffer.clear()
+        self._held = False
+        self._end_sent = True  # or as good as that
+        self._heard = self.loop.time()
+        self._set_timer()
+        self._watch()
 
     # What TlsStream does otherwise
 
@@ -546,16 +607,17 @@ class Stream:
         """Send bytes, or put them behind those that wait. The only way into the buffer."""
         buffer = self._buffer
         if not buffer and self._connected:
+            size = len(data)
             try:
-                sent = self._sock.send(data)
+                sent = self._sock.send(data if size <= SEND_SIZE else memoryview(data)[:SEND_SIZE])
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError as error:
-                self._lost(error)
+                self._send_failed(error)
                 return
             if self._idle_timeout is not None:
                 self._heard = self.loop.time()
-            if sent == len(data):
+            if sent == size:
                 return
             data = memoryview(data)[sent:]
         self._enqueue(buffer, data)
@@ -567,7 +629,10 @@ class Stream:
             self._taken = self.loop.time()
             self._set_timer()
         self._watch()
-        if not self._full and self.unsent > self._high_water and self._state in IN_USE:
+        self._look_at_high_water()
+
+    def _look_at_high_water(self) -> None:
+        if not self._full and self.unsent > self._high_water and self._state in PAUSING:
             self._full = True
             self.on_pause()
 
@@ -581,6 +646,8 @@ class Stream:
         """The time to stop waiting, infinite if there is none, and what for."""
         if self._state is State.LINGERING:
             return self._taken + self._linger_timeout, "linger"
+        if self._state is State.BROKEN:
+            return math.inf if self._paused else self._heard + self._linger_timeout, "linger"
         deadline = math.inf, ""
         if self._write_timeout is not None and self.unsent:
             deadline = self._taken + self._write_timeout, "write"
@@ -602,7 +669,10 @@ class Stream:
             self._heard = self.loop.time()
             error = TimeoutError(f"nothing was read or sent for {self._idle_timeout} s (idle_timeout)")
         self._set_timer()
-        self.on_timeout(error)
+        if self._state is State.CONNECTING:
+            self.abort(error)  # nothing is said before on_connect
+        else:
+            self.on_timeout(error)
 
     # Steps that events have in common
 
@@ -619,7 +689,10 @@ class Stream:
         self._buffer.clear()
         self.loop.remove(self._sock)
         self._sock.close()
-        self._call_soon(self.on_close, self._reason or reason)
+        # An error keeps the frames of its traceback alive, and those this stream: it is not kept here,
+        # and those of the kernel and of TLS have no traceback, for a program that keeps them here.
+        reason, self._reason = self._reason or reason, None
+        self._call_soon(self.on_close, reason)
         listeners, self._listeners = self._listeners, ()
         for callback in listeners:
             self._call_soon(callback, self)
@@ -638,13 +711,17 @@ class Stream:
         finally:
             if self._state is not CLOSED:
                 self._flush()
+                self._look_at_high_water()  # what was written before counts from now on
 
     def _peer_ended(self) -> None:
         """The peer sends no more; in states that expect nothing from it, that is no news."""
-        listening = self._state in LISTENING
+        # When sending has failed, an end is what a reset looks like that was told by the send.
+        listening = self._state in LISTENING and self._state is not State.BROKEN
         self._go(Event.PEER_EOF)
-        if self._state is not CLOSED:
+        if self._state is State.FINISHING:
             self._flush()
+        else:
+            self._watch()  # what waits is sent later: on_drain could raise, or close, before on_eof
         if listening:
             self.on_eof()
 
@@ -657,12 +734,16 @@ class Stream:
             raise RuntimeError("write() after write_eof()")
         if self._state not in IN_USE:
             return b""
-        if self.unsent > self._write_limit:
-            self.abort(
-                BufferError(f"{self.unsent} bytes wait to be sent, more than write_limit={self._write_limit}")
-            )
-            return b""
-        return data
+        return b"" if self._too_much_waits() else data
+
+    def _too_much_waits(self) -> bool:
+        """Whether the stream was given up for more than ``write_limit``, before anything is added."""
+        if self.unsent <= self._write_limit:
+            return False
+        self.abort(
+            BufferError(f"{self.unsent} bytes wait to be sent, more than write_limit={self._write_limit}")
+        )
+        return True
 
     def _wants_to_read(self) -> bool:
         if self._state in LISTENING:

@@ -135,8 +135,15 @@ class TlsStream(Stream):
         self._watch()
         self._handshake()
 
+    def _read(self) -> None:
+        # What is decrypted comes before what the socket says next, which may be a reset.
+        if (self._clear or self._notified) and self._wants_to_read():
+            self._deliver()
+        else:
+            super()._read()
+
     def _received(self, data: bytes) -> None:
-        if self._reason is not None:
+        if self._reason is not None and self._state is not State.BROKEN:
             return  # TLS has failed; we wait for the peer to read why
         self._incoming.write(data)
         try:
@@ -147,15 +154,15 @@ class TlsStream(Stream):
                 self._decrypt()
 
     def _received_eof(self) -> None:
-        if self._clear:
-            self._deliver()  # the end is seen again in the next turn
-        elif self._reason is not None or (self._secured and (self._notified or self._state in DISCARDING)):
+        if self._reason is not None or (self._secured and self._state in DISCARDING):
             self._peer_ended()
         else:
             when = "without close_notify: something may be missing" if self._secured else "in the handshake"
             self._lost(ssl.SSLEOFError(ssl.SSL_ERROR_EOF, f"the peer ended the connection {when}"))
 
     def _transmit(self, data: bytes | memoryview) -> None:
+        if self._plain and self._too_much_waits():  # write() has looked at what is encrypted only
+            return
         done = self._encrypt(data) if self._secured and not self._plain else 0
         if done < len(data):
             self._enqueue(self._plain, memoryview(data)[done:])
@@ -165,6 +172,7 @@ class TlsStream(Stream):
         if self._secured and self._reason is None:
             if self._plain:
                 del self._plain[: self._encrypt(self._plain)]
+                self._send_ciphertext()  # apart from the end, so that it is known what has failed
             if self._state in ENDING and not self._plain and not self._notify_sent:
                 self._notify_sent = True
                 self._write_close_notify()
@@ -176,6 +184,15 @@ class TlsStream(Stream):
         # Behind our end there is nothing, not even an answer to a new key of the peer's.
         if self._outgoing.pending and self._state is not CLOSED and not self._end_sent:
             super()._transmit(self._outgoing.read())
+
+    def _send_failed(self, error: OSError) -> None:
+        self._plain.clear()
+        if self._notified and self._notify_sent and not self._buffer:
+            # Only our answer to the peer's end was left. One who does not wait for it, as is usual,
+            # has often not read our session tickets either, and its kernel sends a reset for that.
+            self._lost(None)
+        else:
+            super()._send_failed(error)
 
     def _wants_to_read(self) -> bool:
         return self._state is State.CONNECTING or super()._wants_to_read()
@@ -229,12 +246,14 @@ class TlsStream(Stream):
             failure = error
         self._clear = b"".join(chunks)
         try:
-            if failure is None:
+            if failure is None and self._outgoing.pending and not self._too_much_waits():
                 self._send_ciphertext()  # reading may ask for an answer, such as to a new key
             self._deliver()
         finally:
             if failure is not None:
                 self._failed(failure)
+            elif self._plain and self._state is not CLOSED:
+                self._flush()  # it may have waited for the end of a negotiation
 
     def _deliver(self) -> None:
         """Tell the program what was decrypted, and then the end, unless it has paused."""
@@ -256,6 +275,7 @@ class TlsStream(Stream):
 
     def _failed(self, error: ssl.SSLError) -> None:
         """TLS has failed: tell the peer why, if there is an alert to be sent, and end."""
+        error.with_traceback(None)  # which leads back to us, see _release
         if self._state is CLOSED:
             return
         self._reason = error

@@ -21,6 +21,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, cast
@@ -42,6 +43,7 @@ Events = list[tuple[int, int]]
 LONGEST_WAIT = 24 * 3600.0  # seconds; the platforms' calls have limits of their own
 FIRST_PAUSE = 0.01  # seconds
 LONGEST_PAUSE = 1.0  # seconds
+PATIENCE = 1.0  # real seconds until a virtual clock jumps though a thread has not finished
 MOST_STRANGERS = 100  # remembered
 SHORT_WAIT = 0.05  # seconds; of a longer one a millisecond is no matter
 
@@ -64,6 +66,7 @@ class Turns:
         self.longest_wait = 10.0 if clock is None else LONGEST_WAIT
         self.stopping = False
         self.on_error: Callable[[Exception, object], object] | None = None
+        self.elsewhere: set[Future[Any]] = set()  # calls on threads, which the loop waits for
         self._clock = clock
         self._asleep = False
         self._now = 0.0  # when the callback that runs was called
@@ -218,11 +221,19 @@ class Turns:
             wait = 0
         return self._poll(max(0, wait))
 
+    def _wait_by_clock(self, clock: Clock, poll: Callable[[float], Events], timeout: float) -> Events:
+        """Wait as a virtual clock does, but give threads the real time that they take."""
+        if self.elsewhere and timeout > 0:
+            events = poll(PATIENCE)
+            if events:
+                return events
+        return clock.wait(poll, timeout)
+
     def use_backend(self) -> None:
         """Have the turns wait with the backend there is now."""
         backend, clock = self.registry.backend, self._clock
         self._poll: Callable[[float], Events] = (
-            backend.poll if clock is None else partial(clock.wait, backend.poll)
+            backend.poll if clock is None else partial(self._wait_by_clock, clock, backend.poll)
         )
         self._precise: list[int] = []
         if self.registry.name == "epoll" and clock is None:

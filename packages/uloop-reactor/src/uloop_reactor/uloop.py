@@ -121,7 +121,9 @@ class Uloop:
         Remove it before it is closed: a closed socket does not tell its number any more.
         """
         number = _number_if_open(fileno)
-        if self._turns.registry.remove(number):
+        if self._aside is not None:
+            self._aside.forget(number)
+        elif self._turns.registry.remove(number):
             log.debug("removed descriptor %d", number)
             if self._shutdown is not None and not self._closed:
                 self._shutdown.changed()
@@ -249,7 +251,7 @@ class Uloop:
         done: Callable[[Future[T]], object] | None = None,
     ) -> Future[T]:
         """Call a function on a thread, then ``done(future)`` in the loop's: see :meth:`Offload.run`."""
-        return self._threads().run(function, *args, done=done)
+        return self._awaited(self._threads().run(function, *args, done=done))
 
     def resolve(
         self,
@@ -261,7 +263,13 @@ class Uloop:
         type: int = socket.SOCK_STREAM,  # noqa: A002 - the names of getaddrinfo
     ) -> Future[list[AddressInfo]]:
         """Resolve a name on a thread, then call ``done(future)``: see :meth:`Offload.resolve`."""
-        return self._threads().resolve(host, port, done, family=family, type=type)
+        return self._awaited(self._threads().resolve(host, port, done, family=family, type=type))
+
+    def _awaited(self, future: Future[T]) -> Future[T]:
+        """A virtual clock has patience with what is under way elsewhere."""
+        self._turns.elsewhere.add(future)
+        future.add_done_callback(self._turns.elsewhere.discard)
+        return future
 
     def _threads(self) -> Offload:
         self._check_usable()
@@ -365,8 +373,9 @@ class Uloop:
     def shutdown(self, grace: float = 10.0) -> None:
         """Finish what was begun, then stop: close every handler that can be closed, and wait for them.
 
-        Listeners stop accepting, streams send what they hold. May be called again, with another
-        deadline; from another thread by ``call_threadsafe(loop.shutdown)``.
+        Listeners stop accepting, streams send what they hold. May be called again, to bring the
+        deadline forward: ``shutdown(0)`` is at once. From another thread it is
+        ``call_threadsafe(loop.shutdown)``.
 
         Parameters:
             grace: seconds until those that are left are aborted.
@@ -377,9 +386,10 @@ class Uloop:
         self._shutdown.begin(grace)
 
     def close(self) -> None:
-        """Let go of everything; the descriptors that were added stay open. A second call does nothing.
+        """Let go of everything; a second call does nothing.
 
-        When called by a handler or a callback, ``run`` ends after it.
+        What was added stays open, and its handlers are not told: to end in order, call
+        :meth:`shutdown` first. When called by a handler or a callback, ``run`` ends after it.
         """
         if self._closed:
             return
@@ -449,6 +459,7 @@ class Uloop:
                 self._running = 0  # it ran in a thread that has not come along
             self._aside = forks.Aside(self._turns)
             self._offload = None  # its threads have not come along
+            self._turns.elsewhere.clear()
             self._signals.put_aside()
 
     @contextmanager
