@@ -154,8 +154,8 @@ def test_idle_threads_are_used_again(loop: Uloop, offload: Offload) -> None:
         offload.run(threading.current_thread, done=seen.append)
         run_until(loop, lambda seen=seen: seen)  # type: ignore[misc]
         used.add(seen[0].result())
-    # Not one for sure, since a thread that has told us of its call may not be idle yet.
-    assert len(used) < 10
+        wait_until_idle(offload._calls)  # a thread that has told us of its call may not be so yet
+    assert len(used) == 1
 
 
 def test_one_idle_thread_is_not_enough_for_two_calls(loop: Uloop, offload: Offload) -> None:
