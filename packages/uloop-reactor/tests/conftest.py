@@ -10,6 +10,7 @@ import select
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -44,6 +45,13 @@ def no_descriptor_is_left_open() -> Iterator[None]:
 def loop(uloop: Uloop) -> Uloop:
     """A loop on each backend in turn, which fails the test rather than run for ever."""
     return uloop
+
+
+@pytest.fixture
+def undo() -> Iterator[ExitStack]:
+    """Takes what is to be closed or undone after the test."""
+    with ExitStack() as undo:
+        yield undo
 
 
 @pytest.fixture

@@ -23,12 +23,6 @@ needs_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there i
 
 
 @pytest.fixture
-def undo() -> Iterator[ExitStack]:
-    with ExitStack() as undo:
-        yield undo
-
-
-@pytest.fixture
 def server(undo: ExitStack) -> Callable[..., socket.socket]:
     """Makes sockets that listen, and accept nobody."""
 

@@ -174,7 +174,7 @@ def test_the_loop_can_be_closed(fragile: Uloop, failing: AbstractContextManager[
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what breaks a poll(2) breaks a socket's wait as well")
 def test_stop_ends_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uloop_reactor.turns.LONGEST_PAUSE", 1000)
+    monkeypatch.setattr("uloop_reactor.backoff.LONGEST_PAUSE", 1000)
     with Uloop("epoll") as loop:
         loop._turns._failed_polls = 20  # so the next pause is as long as a pause can be
         stopper = threading.Timer(0.05, loop.stop)

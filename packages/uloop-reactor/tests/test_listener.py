@@ -9,7 +9,7 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -41,12 +41,6 @@ class Peer:
         self.sock.close()
         if self.callback is not None:
             self.callback(self)
-
-
-@pytest.fixture
-def undo() -> Iterator[ExitStack]:
-    with ExitStack() as undo:
-        yield undo
 
 
 @pytest.fixture

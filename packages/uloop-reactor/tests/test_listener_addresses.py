@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,12 +17,6 @@ from uloop_reactor.listener import Connection, TcpListener, UnixListener
 needs_ipv6 = pytest.mark.skipif(
     not socket.has_dualstack_ipv6(), reason="there is no IPv6 that takes IPv4 too"
 )
-
-
-@pytest.fixture
-def undo() -> Iterator[ExitStack]:
-    with ExitStack() as undo:
-        yield undo
 
 
 def no_connection(loop: Uloop, sock: socket.socket) -> Connection | None:

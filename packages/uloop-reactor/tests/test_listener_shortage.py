@@ -47,12 +47,6 @@ class Peer:
 
 
 @pytest.fixture
-def undo() -> Iterator[ExitStack]:
-    with ExitStack() as undo:
-        yield undo
-
-
-@pytest.fixture
 def listener(loop: Uloop, undo: ExitStack) -> TcpListener:
     listener = TcpListener(loop, ("127.0.0.1", 0), Peer)
 

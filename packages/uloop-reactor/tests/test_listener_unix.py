@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,6 @@ if not hasattr(socket, "AF_UNIX"):
     pytest.skip("Python has no Unix sockets on this platform", allow_module_level=True)
 
 AF_UNIX: Any = getattr(socket, "AF_UNIX", None)
-
-
-@pytest.fixture
-def undo() -> Iterator[ExitStack]:
-    with ExitStack() as undo:
-        yield undo
 
 
 @pytest.fixture

@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 from uloop_events import UEvent
 
+from .backoff import pause_after
+
 if TYPE_CHECKING:
     from .offload import AddressInfo
     from .timers import Timer
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectError", "TcpConnector", "UnixConnector"]
 
-FIRST_PAUSE = 0.01  # seconds until a full backlog of a Unix socket is tried again; doubled each time
-LONGEST_PAUSE = 1.0  # seconds
 MOST_NAMED = 10  # addresses in a message
 #: how connect says that it has begun. On Unix EWOULDBLOCK is something else: a Unix socket's full backlog.
 IN_PROGRESS = {0, getattr(errno, "WSAEWOULDBLOCK", errno.EINPROGRESS), errno.EINPROGRESS}
@@ -314,7 +314,7 @@ class UnixConnector(Connector):
         if not hasattr(socket, "AF_UNIX"):
             raise NotImplementedError("Python has no Unix sockets on this platform; TcpConnector comes close")
         super().__init__(loop, repr(path), factory, on_error, timeout)
-        self._pause = FIRST_PAUSE
+        self._found_full = 0  # how often
         loop.call_soon(self._race, [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", os.fsencode(path))])
 
     def _begin(self, family: int, kind: int, protocol: int, address: Any) -> None:
@@ -325,8 +325,8 @@ class UnixConnector(Connector):
             self._failed.clear()
             self._has_failed(address, error)
             again = (socket.AddressFamily(family), socket.SocketKind(kind), protocol, "", address)
-            self._next = self.loop.call_later(self._pause, self._race, (again,))
-            self._pause = min(self._pause * 2, LONGEST_PAUSE)
+            self._next = self.loop.call_later(pause_after(self._found_full), self._race, (again,))
+            self._found_full += 1
 
 
 def _numeric(address: tuple[str, int], family: int) -> tuple[int, Any]:

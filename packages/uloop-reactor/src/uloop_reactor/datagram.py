@@ -54,8 +54,9 @@ from weakref import WeakKeyDictionary
 from uloop_events import UEvent
 
 from . import mmsg
-from .listener import SocketFile, _remove_dead_socket
+from .backoff import pause_after
 from .mmsg import BATCH, UNIX, Ancillary
+from .socket_file import SocketFile, remove_dead_socket
 
 if TYPE_CHECKING:
     from .timers import Timer
@@ -76,7 +77,6 @@ FLUSH_CALLS = 16  # batches sent in one go; when more are waiting, others have t
 #: seconds until a call that failed for now is tried again, where poll(2) does not know; from time
 #: to time it doubles
 RETRY, LONGEST_RETRY = 0.001, 1.0
-FIRST_REST = 0.01  # from receiving that fails again and again; this doubles, too
 PEER_SHARE = 4  # the part of queue_limit that one peer may hold is one in so many
 PEER_PATIENCE = 5.0  # seconds after which what waits for a peer that takes nothing is dropped
 FAILURES = 8  # in a row make a call suspect: receiving is to rest then, recvmmsg to be given up
@@ -666,8 +666,7 @@ class DatagramSocket:
         """Nothing could be read; if it goes on like that, rest, since we would be woken for ever."""
         self._failures += 1
         if self._failures >= FAILURES:
-            delay = min(FIRST_REST * 2.0 ** min(self._failures - FAILURES, 16), LONGEST_RETRY)
-            self._rest = self.loop.call_later(delay, self._end_rest)
+            self._rest = self.loop.call_later(pause_after(self._failures - FAILURES), self._end_rest)
             self._watch_what_is_due()
 
     def _end_rest(self) -> None:
@@ -1098,7 +1097,7 @@ def _bind(sock: socket.socket, address: Address) -> SocketFile | None:
         except OSError as error:
             if sock.family != UNIX or error.errno != errno.EADDRINUSE or os.fsencode(address)[:1] == b"\0":
                 raise
-            _remove_dead_socket(os.fsencode(address))
+            remove_dead_socket(os.fsencode(address))
             sock.bind(address)
     except OSError as error:
         if error.errno == errno.EPROTOTYPE:  # what a living one says to the question whether it lives

@@ -4,7 +4,7 @@ A loop has one thread, so whoever takes long keeps everybody waiting. Counted ar
 events, how long turns take (the lag: so long an event may have waited) and who was slowest. It
 costs one look at the clock per event. Warned of, with the handler's name, are
 
-* a callback or handler that takes longer than ``slow`` seconds;
+* a callback or handler that takes longer than ``slow_callback`` seconds;
 * a handler that is called again and again for what it leaves as it is: the loop spins. A busy
   loop looks each second what some descriptors have unread, or how much was written to them, before
   and after their handlers; if nothing has changed in three such seconds, it is no accident.
@@ -24,9 +24,10 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from uloop_events import UEVENT_OF, UEvent
+
+from .registry import TOLD_ONCE, Registration
 
 if sys.platform != "win32":
     import fcntl
@@ -47,7 +48,6 @@ DATAGRAM = int(socket.SOCK_DGRAM).to_bytes(4, sys.byteorder)
 LEVELS = int(UEvent.poll_in | UEvent.poll_out)
 IN = int(UEvent.poll_in)
 OUT = int(UEvent.poll_out)
-TOLD_ONCE = int(UEvent.poll_et | UEvent.poll_oneshot)
 
 
 @dataclass(frozen=True)
@@ -69,24 +69,14 @@ class Stats:
     closed: int  #: descriptors that were closed before they were removed
 
 
-class Registered(Protocol):
-    """What this module needs to know of a registration."""
-
-    @property
-    def handler(self) -> object: ...
-
-    @property
-    def mask(self) -> int: ...
-
-
 #: a handler's registration, what it was called for, and what there was then to read and written
-Suspect = tuple[Registered, int, tuple[int, int] | None]
+Suspect = tuple[Registration, int, tuple[int, int] | None]
 
 
 class Health:
     """The counters of one loop. The loop itself counts events and lags."""
 
-    def __init__(self, registrations: Mapping[int, Registered], now: float) -> None:
+    def __init__(self, registrations: Mapping[int, Registration], now: float) -> None:
         self.events = 0
         self.failures = 0
         self.lag = 0.0

@@ -29,13 +29,15 @@ import errno
 import logging
 import os
 import socket
-import stat
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
 from uloop_events import UEvent
+
+from .backoff import LONGEST_PAUSE, pause_after
+from .socket_file import AF_UNIX, SocketFile, remove_dead_socket
 
 if TYPE_CHECKING:
     from .timers import Timer
@@ -47,12 +49,8 @@ __all__ = ["Connection", "Listener", "TcpListener", "UnixListener", "inherited_s
 
 log = logging.getLogger("uloop.reactor")
 
-AF_UNIX: Any = getattr(socket, "AF_UNIX", None)  # Windows has it, its Python has not
-
 BACKLOG = 1024  # connections that the kernel holds until we accept them, if it allows so many
 ACCEPTS_PER_TURN = 64
-FIRST_PAUSE = 0.01  # seconds
-LONGEST_PAUSE = 1.0  # seconds; a shortage is over when there was none for so long
 
 EXHAUSTED = {
     getattr(errno, name)
@@ -261,7 +259,7 @@ class Listener:
             shortage = self._shortage = Shortage(self.loop.time())
         elif shortage.timer is not None:
             shortage.timer.cancel()
-        pause = min(FIRST_PAUSE * 2.0 ** min(shortage.failures, 16), LONGEST_PAUSE)
+        pause = pause_after(shortage.failures)
         shortage.failures += 1
         shortage.resting = True
         shortage.timer = self.loop.call_later(pause, self._end_pause, shortage)
@@ -458,23 +456,6 @@ class UnixListener(Listener):
         super().close()
 
 
-class SocketFile:
-    """A file that we have made, to be removed unless it is another's by now."""
-
-    def __init__(self, path: bytes) -> None:
-        self._path = os.path.abspath(path)  # the program may change its directory
-        self._identity = _identity(self._path)
-        self._maker = os.getpid()  # a forked child that closes its copy leaves the file alone
-
-    def unlink(self) -> None:
-        """Remove it if it is still ours."""
-        try:
-            if self._maker == os.getpid() and _identity(self._path) == self._identity:
-                os.unlink(self._path)
-        except OSError:
-            pass  # it has gone, or its directory is not ours any more
-
-
 def _listen_on_unix(path: bytes, mode: int | None, backlog: int) -> tuple[socket.socket, SocketFile | None]:
     if AF_UNIX is None:
         raise NotImplementedError(
@@ -495,7 +476,7 @@ def _listen_on_unix(path: bytes, mode: int | None, backlog: int) -> tuple[socket
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or abstract:
                     raise
-                _remove_dead_socket(path)
+                remove_dead_socket(path)
                 sock.bind(path)
             file = None
             if not abstract:
@@ -515,33 +496,6 @@ def _listen_on_unix(path: bytes, mode: int | None, backlog: int) -> tuple[socket
             ) from error
         undo.pop_all()
     return sock, file
-
-
-def _remove_dead_socket(path: bytes) -> None:
-    """Remove a socket's file if nobody listens on it.
-
-    Raises:
-        OSError: somebody does, or it is no socket, or nobody can tell.
-    """
-    identity = _identity(path)
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise OSError(errno.EADDRINUSE, "this file is there already, and is no socket")
-    with socket.socket(AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            if _identity(path) == identity:
-                os.unlink(path)
-            return
-        except BlockingIOError:
-            pass  # it lives, with a full backlog
-    raise OSError(errno.EADDRINUSE, "a server listens on it already")
-
-
-def _identity(path: bytes) -> tuple[int, int]:
-    status = os.lstat(path)
-    return status.st_dev, status.st_ino
 
 
 # Sockets that somebody else has opened

@@ -15,7 +15,7 @@ from .factory import create_backend
 from .handler import ProcessesEvents
 from .timers import Timer
 
-__all__ = ["MUTED", "Registration", "Registry"]
+__all__ = ["TOLD_ONCE", "Registration", "Registry"]
 
 log = logging.getLogger("uloop.reactor")
 

@@ -28,6 +28,7 @@ from typing import Any, cast
 
 from uloop_events import UEVENT_OF, HasFileno, UEvent
 
+from .backoff import pause_after
 from .handler import ProcessesEvents
 from .health import Health
 from .registry import Registration, Registry
@@ -41,8 +42,6 @@ log = logging.getLogger("uloop.reactor")
 Events = list[tuple[int, int]]
 
 LONGEST_WAIT = 24 * 3600.0  # seconds; the platforms' calls have limits of their own
-FIRST_PAUSE = 0.01  # seconds
-LONGEST_PAUSE = 1.0  # seconds
 PATIENCE = 1.0  # real seconds until a virtual clock jumps though a thread has not finished
 MOST_STRANGERS = 100  # remembered
 SHORT_WAIT = 0.05  # seconds; of a longer one a millisecond is no matter
@@ -263,7 +262,7 @@ class Turns:
             return  # it has removed itself
         registration.failures += 1
         if registration.failures > 1 and registry.asks_for_more(registration):
-            pause = _pause(registration.failures - 2)
+            pause = pause_after(registration.failures - 2)
             until = self.timers.add(self.time() + pause, registry.let_in, (number, registration))
             registry.leave_out(number, registration, until)
 
@@ -271,7 +270,7 @@ class Turns:
         """Log the first failure in a row, and wait a while, so that timers go on and nothing spins."""
         if not self._failed_polls:
             log.error("%s failed, and is tried again: %s", self.registry.name, error)
-        pause = min(_pause(self._failed_polls), self.timers.next_time() - self.time())
+        pause = min(pause_after(self._failed_polls), self.timers.next_time() - self.time())
         self._failed_polls += 1
         if pause > 0 and not self.stopping:
             self.waker.wait(pause)
@@ -325,8 +324,3 @@ class Turns:
             )
             self.registry.renew(dict(self.registry.table))
             self.use_backend()
-
-
-def _pause(failures: int) -> float:
-    """Seconds to leave something out that has failed so often: doubled each time, up to a limit."""
-    return min(FIRST_PAUSE * 2.0 ** min(failures, 16), LONGEST_PAUSE)
