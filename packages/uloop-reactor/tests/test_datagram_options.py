@@ -20,11 +20,13 @@ class Recorder(DatagramSocket):
     def __init__(self, *args: Any, **options: Any):
         self.arrivals: list[tuple[int, str]] = []
         self.destinations: list[str | None] = []
+        self.broadcasts: list[bool] = []
         super().__init__(*args, **options)
 
     def on_datagram(self, data: bytes, sender: Address) -> None:
         self.arrivals.append((self.arrival, self.timestamp_source))
         self.destinations.append(self.destination)
+        self.broadcasts.append(self.broadcast)
         self.reply(data)
 
 
@@ -84,6 +86,7 @@ def test_destination(bound: str, burst: int, loop: Uloop) -> None:
     if sys.platform == "win32":
         expected = [None] * len(expected)  # Python has no recvmsg there
     assert server.destinations == expected
+    assert not any(server.broadcasts)
     server.close()
 
 
@@ -100,7 +103,23 @@ def test_multicast_is_seen_as_such(loop: Uloop) -> None:
         client.sendto(b"x", (group, server.address[1]))
         run_until(loop, lambda: server.destinations != [])
         assert server.destinations == [group]
+        assert server.broadcasts == [True]
         assert client.recv(100) == b"x"  # from an address of ours
+    server.close()
+
+
+def test_a_broadcast_is_seen_as_such(loop: Uloop) -> None:
+    if sys.platform != "linux":
+        pytest.skip("the loopback interface of other systems has no broadcast address")
+    server = Recorder.bind(loop, ("0.0.0.0", 0), packet_info=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        client.sendto(b"x", ("127.255.255.255", server.address[1]))
+        client.sendto(b"x", ("127.1.2.3", server.address[1]))
+        run_until(loop, lambda: len(server.broadcasts) == 2)
+    assert server.broadcasts == [True, False]
+    assert server.destinations == ["127.255.255.255", "127.1.2.3"]
+    assert not server.broadcast  # between datagrams
     server.close()
 
 
@@ -111,6 +130,7 @@ def test_not_asked_for(loop: Uloop) -> None:
         client.sendto(b"x", server.address)
         run_until(loop, lambda: server.destinations != [])
     assert server.destinations == [None]
+    assert server.broadcasts == [False]
     server.close()
 
 

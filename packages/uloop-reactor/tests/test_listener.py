@@ -533,3 +533,78 @@ def test_a_closed_loop_takes_no_listener(loop: Uloop) -> None:
     loop.close()
     with pytest.raises(RuntimeError, match="closed"):
         TcpListener(loop, LOCAL, Peer)
+
+
+# A door of the program's own
+
+
+def test_admit_leaves_clients_waiting_until_it_lets_them_in(
+    loop: Uloop, listen: Callable[..., TcpListener], connect: Callable[[Listener], socket.socket]
+) -> None:
+    asked: list[bool] = []
+
+    def admit() -> bool:
+        asked.append(len(asked) >= 2)
+        return asked[-1]
+
+    listener = listen(admit=admit)
+    for _ in range(3):
+        connect(listener)
+    turns = 0
+    while len(listener.connections) < 3:
+        loop.run_once(1000)
+        turns += 1
+    assert asked[:3] == [False, False, True]  # asked again though nothing has happened
+    assert turns < 20  # and not all the time
+
+
+def test_a_connection_that_closes_has_admit_asked_at_once(
+    loop: Uloop, listen: Callable[..., TcpListener], connect: Callable[[Listener], socket.socket]
+) -> None:
+    inside: list[set[object]] = []
+    listener = listen(admit=lambda: not inside[0])
+    inside.append(listener.connections)
+    first = connect(listener)
+    run_until(loop, lambda: listener.connections)
+    connect(listener)
+    run_until(loop, lambda: listener._asks_again is not None)
+    (served,) = listener.connections
+    first.close()
+    run_until(loop, lambda: listener.connections and listener.connections != {served})
+
+
+def test_a_listener_closed_by_admit(
+    loop: Uloop, listen: Callable[..., TcpListener], connect: Callable[[Listener], socket.socket]
+) -> None:
+    def admit() -> bool:
+        closing[0].close()
+        return False
+
+    before = loop.stats().timers
+    listener = listen(admit=admit)
+    closing = [listener]
+    connect(listener)
+    run_until(loop, lambda: listener.fileno() == -1)
+    assert loop.stats().timers == before
+
+
+def test_closed_while_clients_are_not_admitted(
+    loop: Uloop, listen: Callable[..., TcpListener], connect: Callable[[Listener], socket.socket]
+) -> None:
+    before = loop.stats().timers
+    listener = listen(admit=lambda: False)
+    connect(listener)
+    run_until(loop, lambda: listener._asks_again is not None)
+    listener.close()
+    assert loop.stats().timers == before
+
+
+def test_the_whole_backlog_is_accepted(
+    loop: Uloop, listen: Callable[..., TcpListener], connect: Callable[[Listener], socket.socket]
+) -> None:
+    listener = listen()
+    clients = [connect(listener) for _ in range(100)]  # more than a turn takes
+    run_until(loop, lambda: listener.connections)
+    listener.accept_backlog()
+    listener.close()
+    assert len(listener.connections) == len(clients)

@@ -565,6 +565,23 @@ class DatagramSocket:
         return None if info is None else _destination(info)
 
     @property
+    def broadcast(self) -> bool:
+        """Whether the current datagram was sent to a broadcast or multicast address.
+
+        During ``on_datagram``, with ``packet_info``; ``False`` where the system does not tell, which
+        on FreeBSD includes the broadcast address of a network. Such a question may reach many
+        hosts at once, and the answers of all would go to one sender, who may be forged.
+        """
+        if self._current is None:
+            return False
+        if self._one_destination:
+            return _is_shared_address(self.address[0])
+        if not self._packet_info:
+            return False
+        info = _packet_info(_ancillary(self._current[3]))
+        return info is not None and _is_shared(info)
+
+    @property
     def address(self) -> Address:
         """What the socket is bound to, with the real port if 0 was asked for.
 
@@ -1016,6 +1033,24 @@ def _destination(info: Ancillary) -> str:
         return socket.inet_ntop(socket.AF_INET6, data[:16])
     assert PACKET_INFO is not None
     return socket.inet_ntop(socket.AF_INET, data[PACKET_INFO[1]])
+
+
+@lru_cache(mmsg.KNOWN)
+def _is_shared(info: Ancillary) -> bool:
+    level, _, data = info
+    if level == socket.IPPROTO_IP and PACKET_INFO is not None:
+        _, asked, answering = PACKET_INFO
+        # Of a network's broadcast address the kernel tells which address of ours got it: another one.
+        if data[asked] != data[answering]:
+            return True
+    return _is_shared_address(_destination(info))
+
+
+@lru_cache(mmsg.KNOWN)
+def _is_shared_address(host: str) -> bool:
+    if ":" in host:
+        return host[:2].lower() == "ff"
+    return int(host.partition(".")[0]) >= 224  # multicast, and 255.255.255.255
 
 
 @lru_cache(mmsg.KNOWN)

@@ -19,7 +19,9 @@
    then in twice as long each time, up to 1 s, and at once when one of our connections closes.
    The other way to go on, a spare descriptor that is closed to accept and turn away
    whoever waits, would turn away clients that a little patience could serve.
-5. The same when the backend has no room (select has 1024 descriptors, on Windows 512), but that
+5. The same when the program says so: ``admit`` is asked before each accept, and may make room
+   first. While it says no, it is asked four times a second, if anybody waits.
+6. The same when the backend has no room (select has 1024 descriptors, on Windows 512), but that
    shows only once a client is accepted, so that one is closed.
 """
 
@@ -51,6 +53,8 @@ log = logging.getLogger("uloop.reactor")
 
 BACKLOG = 1024  # connections that the kernel holds until we accept them, if it allows so many
 ACCEPTS_PER_TURN = 64
+LARGEST_BACKLOG = 64 * 1024  # connections; no system holds more of them
+ADMIT_INTERVAL = 0.25  # seconds
 
 EXHAUSTED = {
     getattr(errno, name)
@@ -88,6 +92,8 @@ class Listener:
             is not inherited by child processes. Returns a connection that has ``when_closed``;
             or ``None`` to turn the client away, and the listener closes the socket.
         max_connections: open at once; ``None`` for as many as there are descriptors.
+        admit: called as ``admit()`` before a client is accepted, when one waits; ``False`` leaves it
+            in the backlog. For limits that several listeners share, or that can make room.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -102,6 +108,7 @@ class Listener:
         factory: Factory,
         *,
         max_connections: int | None = None,
+        admit: Callable[[], bool] | None = None,
     ) -> None:
         _check_listening(sock)
         if not callable(factory):
@@ -118,6 +125,8 @@ class Listener:
         self._sock = sock
         self._factory = factory
         self._max_connections = max_connections
+        self._admit = admit
+        self._asks_again: Timer | None = None  # when admit has said no
         self._shortage: Shortage | None = None
         self._accepting = True
         self._closed = False
@@ -138,13 +147,25 @@ class Listener:
         self._closed = True
         if self._shortage is not None and self._shortage.timer is not None:
             self._shortage.timer.cancel()
+        if self._asks_again is not None:
+            self._asks_again.cancel()
         self.loop.remove(self._sock)
         self._sock.close()
 
+    def accept_backlog(self) -> None:
+        """Accept all who wait, before ``close``, say, which would have the kernel reset them."""
+        self._accept(LARGEST_BACKLOG)
+
     def process_event(self, fileno: int, event: UEvent, /) -> None:
         """Accept who waits, but no more than leaves time for others."""
-        for _ in range(ACCEPTS_PER_TURN):
+        self._accept(ACCEPTS_PER_TURN)
+
+    def _accept(self, most: int) -> None:
+        for _ in range(most):
             if self._closed or not self._accepting:  # a factory can have seen to either
+                return
+            if self._admit is not None and not self._admit():
+                self._ask_again_later()
                 return
             try:
                 sock, _ = self._sock.accept()
@@ -205,6 +226,9 @@ class Listener:
         self.connections.discard(connection)
         if self._closed:
             return
+        if self._asks_again is not None and self._asks_again.active:
+            self._asks_again.cancel()
+            self._ask_again()
         shortage = self._shortage
         # The timers of a loop that was closed are not active, and it takes no new ones.
         if shortage is not None and shortage.resting and shortage.timer and shortage.timer.active:
@@ -217,10 +241,19 @@ class Listener:
         """Ask for clients, unless there are enough of them, or too few descriptors."""
         full = self._max_connections is not None and len(self.connections) >= self._max_connections
         resting = self._shortage is not None and self._shortage.resting
-        accepting = not (full or resting)
+        accepting = not (full or resting or self._asks_again is not None)
         if accepting != self._accepting:
             self._accepting = accepting
             self.loop.modify(self._sock, UEvent.poll_in if accepting else UEvent.poll_none)
+
+    def _ask_again_later(self) -> None:
+        if not self._closed:  # by admit
+            self._asks_again = self.loop.call_later(ADMIT_INTERVAL, self._ask_again)
+            self._watch()
+
+    def _ask_again(self) -> None:
+        self._asks_again = None
+        self._watch()
 
     # What goes wrong
 
@@ -312,7 +345,7 @@ class TcpListener(Listener):
     """Listens on a TCP port.
 
     Parameters:
-        loop, factory, max_connections: see :class:`Listener`.
+        loop, factory, max_connections, admit: see :class:`Listener`.
         address: a pair of host and port. The host is a numeric address or a name, of which the
             first address is taken; ``None`` or ``""`` is every address of this host: all of
             IPv4, or with ``dual_stack`` of both. Port 0 is one that is free, which the
@@ -341,11 +374,12 @@ class TcpListener(Listener):
         reuse_port: bool = False,
         dual_stack: bool = False,
         max_connections: int | None = None,
+        admit: Callable[[], bool] | None = None,
     ) -> None:
         with ExitStack() as undo:
             sock = _listen_on_tcp(address, backlog, reuse_port, dual_stack)
             undo.callback(sock.close)
-            super().__init__(loop, sock, factory, max_connections=max_connections)
+            super().__init__(loop, sock, factory, max_connections=max_connections, admit=admit)
             undo.pop_all()
 
 
@@ -416,7 +450,7 @@ class UnixListener(Listener):
     when another one starts on its path is taken for dead.
 
     Parameters:
-        loop, factory, max_connections: see :class:`Listener`.
+        loop, factory, max_connections, admit: see :class:`Listener`.
         path: of the file, about 100 bytes at most; on Linux also an abstract name, of which
             the first byte is NUL and which needs no file.
         mode: the file's permissions, as for ``chmod``; on Linux who may write may connect.
@@ -439,13 +473,14 @@ class UnixListener(Listener):
         mode: int | None = None,
         backlog: int = BACKLOG,
         max_connections: int | None = None,
+        admit: Callable[[], bool] | None = None,
     ) -> None:
         with ExitStack() as undo:
             sock, self._file = _listen_on_unix(os.fsencode(path), mode, backlog)
             undo.callback(sock.close)
             if self._file is not None:
                 undo.callback(self._file.unlink)
-            super().__init__(loop, sock, factory, max_connections=max_connections)
+            super().__init__(loop, sock, factory, max_connections=max_connections, admit=admit)
             undo.pop_all()
 
     def close(self) -> None:
