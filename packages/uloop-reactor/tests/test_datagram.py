@@ -476,3 +476,28 @@ def test_a_path_that_is_somebody_elses_stays(loop: Uloop, tmp_path: Path) -> Non
     path.write_text("mine")
     server.close()
     assert path.read_text() == "mine"
+
+
+def test_the_backlog_is_delivered_before_the_end(loop: Uloop, make_client: MakeClient) -> None:
+    server = Echo.bind(loop, (IPV4, 0), receive_buffer=1 << 20)
+    client = make_client(server)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    count = 2 * BATCH + 5
+    for number in range(count):
+        client.send(b"%d" % number)
+    run_until(loop, lambda: server.data != [])  # on Windows it takes a moment to arrive
+    while len(server.data) < count and server.data[-1] != b"%d" % (count - 1):
+        server.receive_backlog()
+    server.close()
+    assert [client.recv(100) for _ in range(count)] == [b"%d" % number for number in range(count)]
+
+
+def test_a_backlog_that_closes_the_socket(loop: Uloop, make_client: MakeClient) -> None:
+    server = Recorder.bind(loop, (IPV4, 0))
+    server.then = lambda data: server.close()
+    client = make_client(server)
+    client.send(b"1")
+    client.send(b"2")
+    while not server.data:
+        server.receive_backlog()
+    assert server.data == [b"1"]

@@ -108,6 +108,21 @@ def test_multicast_is_seen_as_such(loop: Uloop) -> None:
     server.close()
 
 
+def test_a_socket_bound_to_a_group(loop: Uloop) -> None:
+    if sys.platform != "linux":
+        pytest.skip("other systems bind to addresses of their own alone, or route multicast otherwise")
+    group = "239.255.77.78"
+    server = Recorder.bind(loop, (group, 0), packet_info=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        member = socket.inet_aton(group) + socket.inet_aton(IPV4)
+        server._sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(IPV4))
+        client.sendto(b"x", (group, server.address[1]))
+        run_until(loop, lambda: server.broadcasts != [])
+    assert server.broadcasts == [True]
+    server.abort()  # its answer has no address to leave from
+
+
 def test_a_broadcast_is_seen_as_such(loop: Uloop) -> None:
     if sys.platform != "linux":
         pytest.skip("the loopback interface of other systems has no broadcast address")

@@ -72,6 +72,7 @@ Address = Any
 
 IN, OUT, HUP, ERR = (int(e) for e in (UEvent.poll_in, UEvent.poll_out, UEvent.poll_hup, UEvent.poll_err))
 
+LARGEST_BACKLOG = 4096  # batches; who sends faster than we deliver is not waited for
 OVERHEAD = 128  # bytes that a waiting datagram takes besides its data, about; the empty ones count too
 FLUSH_CALLS = 16  # batches sent in one go; when more are waiting, others have their turn first
 #: seconds until a call that failed for now is tried again, where poll(2) does not know; from time
@@ -400,6 +401,9 @@ class DatagramSocket:
         # FreeBSD takes an address to answer from on a socket that is bound to all of them alone: ip(4).
         self._packet_info = packet_info and bound_to_all and _ask_for_packet_info(sock)
         self._one_destination = packet_info and not bound_to_all
+        self._bound_to_group = (
+            self._one_destination and sock.family != UNIX and _is_shared_address(self.address[0])
+        )
         self._has_error_queue = MSG_ERRQUEUE != 0 and sock.family != UNIX
         if peer_errors and self._has_error_queue:
             sock.setsockopt(*_recverr(sock), 1)
@@ -538,6 +542,12 @@ class DatagramSocket:
         source = _source(_packet_info(_ancillary(control))) if self._packet_info else ()
         self._enqueue((_bytes(data), sender or None, name, source))
 
+    def receive_backlog(self) -> None:
+        """Deliver all that has arrived, before ``close``, say, which would throw it away."""
+        for _ in range(LARGEST_BACKLOG):
+            if self._closed or self.loop.closed or not self._receive():
+                return
+
     @property
     def arrival(self) -> int:
         """When the current datagram arrived, in nanoseconds since the epoch: during ``on_datagram``."""
@@ -574,10 +584,8 @@ class DatagramSocket:
         """
         if self._current is None:
             return False
-        if self._one_destination:
-            return _is_shared_address(self.address[0])
         if not self._packet_info:
-            return False
+            return self._bound_to_group
         info = _packet_info(_ancillary(self._current[3]))
         return info is not None and _is_shared(info)
 
