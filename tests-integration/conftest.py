@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from uloop_reactor import available_backends
 
-READY = re.compile(r"uloop-servers: serving (?P<endpoint>(?P<scheme>\w+)://.*:(?P<port>\d+))$")
+READY = re.compile(r"uloop-servers: serving (?P<endpoint>(?P<scheme>[\w+]+)://.*:(?P<port>\d+))$")
 PATIENCE = 30  # seconds; a test that runs into it has failed
 
 
@@ -103,18 +103,34 @@ class Program:
 
 
 class Server(Program):
-    """``uloop-servers serve`` with one endpoint of each transport, on free ports."""
+    """``uloop-servers serve``, with one endpoint of each transport on free ports if none is given.
 
-    def __init__(self, backend: str, endpoints: Sequence[str] = (), **options: Any) -> None:
-        endpoints = endpoints or ("tcp://127.0.0.1:0", "udp://127.0.0.1:0")
-        super().__init__(["-m", "uloop_servers", "serve", "--backend", backend, *endpoints], {}, **options)
+    Parameters:
+        arguments: endpoints, each of another scheme, and options.
+        environment: in addition to ours.
+        options: for ``subprocess.Popen``.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        count = sum("://" in argument for argument in arguments)
+        if not count:
+            arguments = [*arguments, "tcp://127.0.0.1:0", "udp://127.0.0.1:0"]
+            count = 2
+        command = ["-m", "uloop_servers", "serve", "--backend", backend, *arguments]
+        super().__init__(command, environment or {}, **options)
         self.endpoints: dict[str, str] = {}
         self.ports: dict[str, int] = {}
-        while len(self.ports) < len(endpoints):
+        while len(self.ports) < count:
             ready = READY.match(self.next_line())
-            assert ready, f"expected a ready line, got {self.lines}"
-            self.endpoints[ready["scheme"]] = ready["endpoint"]
-            self.ports[ready["scheme"]] = int(ready["port"])
+            if ready:  # there may be warnings as well
+                self.endpoints[ready["scheme"]] = ready["endpoint"]
+                self.ports[ready["scheme"]] = int(ready["port"])
 
 
 @pytest.fixture
@@ -137,8 +153,8 @@ def start_server() -> Iterator[Callable[..., Server]]:
     """Starts a server; after the test it must end with 0, and have shown no traceback."""
     servers: list[Server] = []
 
-    def start(backend: str, *endpoints: str, **options: Any) -> Server:
-        servers.append(Server(backend, endpoints, **options))
+    def start(backend: str, *arguments: str, **options: Any) -> Server:
+        servers.append(Server(backend, arguments, **options))
         return servers[-1]
 
     yield start

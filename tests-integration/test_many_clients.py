@@ -125,16 +125,32 @@ def test_select_refuses_what_does_not_fit_and_goes_on(start_server: Callable[...
 
 def test_no_descriptor_left(start_server: Callable[..., Any], backend: str) -> None:
     """Those who do not fit wait, and are served when others leave; the log has one line."""
-    server = start_server(backend, preexec_fn=few_descriptors(32))
+    server = start_server(backend, "--max-connections", "1000", preexec_fn=few_descriptors(32))
     with ExitStack() as cleanup:
         clients = [
             cleanup.enter_context(socket.create_connection(("127.0.0.1", server.ports["tcp"]), timeout=30))
             for _ in range(60)
         ]
-        assert "no new connections for now" in server.next_line()
+        assert "accepts nobody for now" in server.next_line()
         for client in clients:
             client.sendall(b"time?")
         for client in clients:  # each that is served makes room for one of those that wait
             assert TIME.fullmatch(client.recv(100))
             client.close()
     assert len(server.lines) == 3, server.lines
+
+
+def test_few_descriptors(start_server: Callable[..., Any], backend: str) -> None:
+    """By default there are no more connections than descriptors, so nothing needs to be said."""
+    server = start_server(backend, preexec_fn=few_descriptors(48))
+    with ExitStack() as cleanup:
+        clients = [
+            cleanup.enter_context(socket.create_connection(("127.0.0.1", server.ports["tcp"]), timeout=30))
+            for _ in range(60)
+        ]
+        for client in clients:
+            client.sendall(b"time?")
+        for client in clients:
+            assert TIME.fullmatch(client.recv(100))
+            client.close()
+    assert len(server.lines) == 2, server.lines

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 TIME = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}")
+
+
+@pytest.fixture
+def server(start_server: Callable[..., Any], backend: str) -> Any:
+    return start_server(backend, "--rate-limit", "0")  # all of these clients are one source
 
 
 @pytest.fixture

@@ -2,41 +2,102 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import pytest
-from uloop_servers.protocols.clock import ANSWER_LENGTH, answer, is_answer, read_answer
+from uloop_servers.protocols.clock import ANSWER_LENGTH, answer, read_answer
+from uloop_servers.timesource import SECOND, LocalReference, TimeSource
 
-MOMENTS = [
-    datetime(2020, 6, 15, 15, 34, 33, 899256),
-    datetime(2020, 6, 15, 15, 34, 33),  # str() leaves the fraction out here
-    datetime(1, 1, 1),
-    datetime(9999, 12, 31, 23, 59, 59, 999999),
-]
+MOMENT = 1_592_235_273 * SECOND + 899_256_999  # 2020-06-15 15:34:33.899256999 UTC
 
 
-def test_an_answer() -> None:
-    assert answer(MOMENTS[0]) == b"2020-06-15 15:34:33.899256"
+class StoppedClock(TimeSource):
+    """A clock that shows what it is told to."""
+
+    def __init__(self, now: int, *, utc: bool = True) -> None:
+        super().__init__(LocalReference(), utc=utc)
+        self.shown = now
+
+    def now(self) -> int:
+        return self.shown
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_every_answer_has_26_bytes_and_can_be_read(moment: datetime) -> None:
-    assert len(answer(moment)) == ANSWER_LENGTH == 26
-    assert read_answer(answer(moment)) == moment
+def test_an_answer_in_utc() -> None:
+    assert answer(b"", 0, StoppedClock(MOMENT)) == b"2020-06-15 15:34:33.899256"
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_an_answer_is_recognised(moment: datetime) -> None:
-    assert is_answer(answer(moment))
-    assert is_answer(answer(moment) + b"\r\n")
-    assert is_answer(str(moment).encode())
+@pytest.mark.parametrize("request_", [b"", b"time?", b"\xff" * 5000])
+def test_whatever_is_asked_the_time_is_answered(request_: bytes) -> None:
+    assert answer(request_, MOMENT, StoppedClock(MOMENT)) == b"2020-06-15 15:34:33.899256"
 
 
-@pytest.mark.parametrize(
-    "question", [b"", b"time?", b"2020-06-15", b"x" * 26, b"2020-06-15 15:34:33.899256?"]
-)
-def test_a_question_is_no_answer(question: bytes) -> None:
-    assert not is_answer(question)
+@pytest.mark.parametrize("fraction", [0, 1, 999, 1000, 120_000_000, 999_999_999])
+def test_every_answer_has_26_bytes_and_can_be_read(fraction: int) -> None:
+    second = MOMENT // SECOND
+    told = answer(b"", 0, StoppedClock(second * SECOND + fraction))
+    assert len(told) == ANSWER_LENGTH == 26
+    expected = datetime.fromtimestamp(second, UTC).replace(microsecond=fraction // 1000, tzinfo=None)
+    assert read_answer(told) == expected
+
+
+def test_the_answers_of_a_running_clock_never_go_back() -> None:
+    source = TimeSource(LocalReference(), utc=True)
+    answers = [answer(b"", 0, source) for _ in range(1000)]
+    assert answers == sorted(answers)
+
+
+def test_the_next_second_has_another_answer() -> None:
+    source = StoppedClock(MOMENT)
+    answer(b"", 0, source)
+    source.shown += SECOND
+    assert answer(b"", 0, source) == b"2020-06-15 15:34:34.899256"
+    source.shown -= 3600 * SECOND  # the clock is set back
+    assert answer(b"", 0, source) == b"2020-06-15 14:34:34.899256"
+
+
+def test_two_sources_in_the_same_second() -> None:
+    here, utc = StoppedClock(MOMENT, utc=False), StoppedClock(MOMENT)
+    local = datetime.fromtimestamp(MOMENT // SECOND)
+    for _ in range(2):
+        assert answer(b"", 0, utc).startswith(b"2020-06-15 15:34:33.")
+        assert answer(b"", 0, here).decode().startswith(str(local))
+
+
+@pytest.fixture
+def move_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Moves this process to another time zone, for one test."""
+    if sys.platform == "win32":
+        pytest.skip("on Windows Python has no tzset, so a process stays in its time zone")
+
+    def move(zone: str) -> None:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+
+    yield move
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_summer_time_begins_and_ends_on_the_second(move_to: Callable[[str], None]) -> None:
+    move_to("CET-1CEST,M3.5.0,M10.5.0/3")
+    source = StoppedClock(0, utc=False)
+    for second, expected in [
+        (1_585_443_599, b"2020-03-29 01:59:59.000000"),
+        (1_585_443_600, b"2020-03-29 03:00:00.000000"),
+        (1_603_587_599, b"2020-10-25 02:59:59.000000"),
+        (1_603_587_600, b"2020-10-25 02:00:00.000000"),
+        (1_603_591_200, b"2020-10-25 03:00:00.000000"),
+    ]:
+        source.shown = second * SECOND
+        assert answer(b"", 0, source) == expected
+
+
+def test_an_offset_of_45_minutes(move_to: Callable[[str], None]) -> None:
+    move_to("<+0545>-5:45")
+    assert answer(b"", 0, StoppedClock(MOMENT, utc=False)) == b"2020-06-15 21:19:33.899256"
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@
    then in twice as long each time, up to 1 s, and at once when one of our connections closes.
    The other way to go on, a spare descriptor that is closed to accept and turn away
    whoever waits, would turn away clients that a little patience could serve.
-5. The same when the program says so: ``admit`` is asked before each accept, and may make room
-   first. While it says no, it is asked four times a second, if anybody waits.
+5. The same when the program says so: ``admit`` is asked before each accept. While it says no, it
+   is asked four times a second, if anybody waits.
 6. The same when the backend has no room (select has 1024 descriptors, on Windows 512), but that
    shows only once a client is accepted, so that one is closed.
 """
@@ -92,8 +92,8 @@ class Listener:
             is not inherited by child processes. Returns a connection that has ``when_closed``;
             or ``None`` to turn the client away, and the listener closes the socket.
         max_connections: open at once; ``None`` for as many as there are descriptors.
-        admit: called as ``admit()`` before a client is accepted, when one waits; ``False`` leaves it
-            in the backlog. For limits that several listeners share, or that can make room.
+        admit: called as ``admit()`` before each accept, though perhaps nobody waits; ``False``
+            leaves who waits in the backlog. For limits that several listeners share, say.
 
     Raises:
         TypeError: an argument is of the wrong type.

@@ -10,7 +10,8 @@
 """
 
 from .__about__ import __version__
+from .config import Settings
 from .endpoint import Endpoint
-from .service import open_server
+from .service import Service, open_server
 
-__all__ = ["Endpoint", "__version__", "open_server"]
+__all__ = ["Endpoint", "Service", "Settings", "__version__", "open_server"]

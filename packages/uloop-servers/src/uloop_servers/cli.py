@@ -1,40 +1,30 @@
-"""The command: ``uloop-servers serve`` and ``uloop-servers ask``.
+"""The command: ``uloop-servers serve``, ``check-config`` and ``ask``.
 
-Exit codes: 0 when all went well, 1 when it did not, 2 for arguments that make no sense.
+Exit codes: 0 when all went well, 1 when it did not, 2 for arguments that make no sense, 3 from
+``ask`` when the server's clock is not synchronised, 78 for a bad configuration.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
-import json
 import logging
 import os
-import signal
-import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from typing import NoReturn
 
-from uloop_reactor import Uloop, available_backends
-
+from . import logs
 from .__about__ import __version__
-from .ask import NoAnswerError, ask
+from .ask import ask_and_print
+from .config import BAD_CONFIGURATION, ConfigError, add_options, check_config, load
 from .endpoint import Endpoint
-from .service import open_server
+from .run import READY, serve
 
 __all__ = ["READY", "main"]
 
 log = logging.getLogger("uloop.servers")
 
-#: what is logged once for each endpoint when it is bound, with the endpoint as the argument
-READY = "serving %s"
-DEFAULT_ENDPOINTS = ("tcp://127.0.0.1:3333", "udp://127.0.0.1:3333")
 USAGE_ERROR = 2
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
-
-STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
-if sys.platform == "win32":
-    STOP_SIGNALS.append(signal.SIGBREAK)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,115 +38,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return _serve(options) if options.command == "serve" else _ask(options)
+        if options.command == "serve":
+            return _serve(options)
+        if options.command == "check-config":
+            return check_config(options.file)
+        return ask_and_print(options.endpoint, options.count, options.json)
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
 def _serve(options: argparse.Namespace) -> int:
-    _log_to_stderr()
     try:
-        loop = Uloop(options.backend)
-    except ValueError as error:
+        settings = load(options, os.environ)
+    except ConfigError as error:
+        logs.configure()
         log.error("%s", error)
-        return USAGE_ERROR
-    except OSError as error:
-        log.error("cannot start: %s", error.strerror or error)
-        return 1
-    with ExitStack() as cleanup:
-        cleanup.enter_context(loop)
-        _stop_on_signals(loop)
-        servers = []
-        for endpoint in options.endpoints or map(Endpoint.parse, DEFAULT_ENDPOINTS):
-            try:
-                servers.append(cleanup.enter_context(closing(open_server(loop, endpoint))))
-            except (OSError, ValueError) as error:
-                log.error("cannot serve %s: %s", endpoint, getattr(error, "strerror", None) or error)
-                return 1
-        for server in servers:
-            log.info(READY, server.endpoint)
-        loop.run()
-        _ignore_signals()
-    return 0
+        return BAD_CONFIGURATION
+    logs.configure(settings.log_format, settings.log_level)
+    return serve(settings, lambda: load(options, os.environ))
 
 
-def _ask(options: argparse.Namespace) -> int:
-    try:
-        for reading in ask(options.endpoint, options.count):
-            if sys.stdout is None:
-                return 1  # it was closed before we came
-            try:
-                print(json.dumps(reading.as_dict()) if options.json else reading, flush=True)
-            except OSError as error:
-                return _output_failed(error)
-    except NoAnswerError as error:
-        _complain(str(error))
-        return 1
-    return 0
+class Parser(argparse.ArgumentParser):
+    """One that says what is wrong in one line, without all that would have been right."""
 
-
-def _output_failed(error: OSError) -> int:
-    # Windows says EINVAL when whoever read our output has gone, and that is no news to anybody.
-    if error.errno not in (errno.EPIPE, errno.EINVAL):
-        _complain(f"cannot write the answer: {error.strerror}")
-    # What could not be written would be tried once more, and complained of, when Python exits.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
-
-
-def _complain(text: str) -> None:
-    if sys.stderr is not None:  # or print would take standard output for it
-        print(f"uloop-servers: {text}", file=sys.stderr)
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("uloop-servers: %(message)s"))
-    logging.getLogger("uloop").addHandler(handler)
-    log.setLevel(logging.INFO)
-
-
-def _stop_on_signals(loop: Uloop) -> None:
-    # SIGINT in so many words, because a shell starts background jobs with it ignored.
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, lambda *_: loop.stop())
-
-
-def _ignore_signals() -> None:
-    """From here on we end anyway. A Ctrl-C may be passed on by others and come again, and Python
-    takes down its own handlers before it exits."""
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="uloop-servers", description="Time servers on UDP and TCP.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    serve = commands.add_parser(
+    serving = commands.add_parser(
         "serve",
         help="serve the time until Ctrl-C",
         description="Serve the time until SIGINT (Ctrl-C) or SIGTERM. Each endpoint is named on "
         "standard error once it is bound.",
+        epilog="Each option can also be given in the environment, as in ULOOP_RATE_LIMIT=10, and in the "
+        "file, as in rate-limit = 10; a flag wins over the environment, and that over the file.",
         allow_abbrev=False,
     )
-    serve.add_argument(
-        "endpoints",
-        nargs="*",
-        type=_endpoint,
-        metavar="ENDPOINT",
-        help=f"tcp://HOST:PORT or udp://HOST:PORT; IPv6 addresses in brackets, port 0 for a free one "
-        f"(default: {' '.join(DEFAULT_ENDPOINTS)})",
+    add_options(serving)
+
+    checking = commands.add_parser(
+        "check-config",
+        help="check a configuration file",
+        description="Check a configuration file, without binding anything, and print what it comes to. "
+        "Exits with 78 if it is bad.",
+        allow_abbrev=False,
     )
-    serve.add_argument(
-        "--backend",
-        metavar="NAME",
-        help=f"how to wait for clients: {', '.join(available_backends())} (default: the environment variable "
-        f"ULOOP_BACKEND, or else the first of these)",
-    )
+    checking.add_argument("file", metavar="FILE", help="in TOML, as for serve --config")
 
     asking = commands.add_parser(
         "ask",

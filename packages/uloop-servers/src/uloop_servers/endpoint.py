@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["Endpoint"]
+__all__ = ["SCHEMES", "Endpoint", "Scheme"]
 
-DEFAULT_PORTS = {"tcp": 3333, "udp": 3333}
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """What a scheme stands for: ``"clock"``, ``"daytime"``, ``"time"`` or ``"ntp"``, on a transport."""
+
+    protocol: str
+    transport: str
+    port: int
+
+
+SCHEMES = {
+    "tcp": Scheme("clock", "tcp", 3333),
+    "udp": Scheme("clock", "udp", 3333),
+    "daytime+tcp": Scheme("daytime", "tcp", 13),
+    "daytime+udp": Scheme("daytime", "udp", 13),
+    "time+tcp": Scheme("time", "tcp", 37),
+    "time+udp": Scheme("time", "udp", 37),
+    "ntp": Scheme("ntp", "udp", 123),
+}
+BACKLOG = 1024  # connections that the kernel holds until they are accepted, if it allows so many
 EXAMPLES = "tcp://127.0.0.1:3333 or udp://[::1]:3333"
 FORM = re.compile(
     r"(?P<scheme>[a-z+]+)://(?:\[(?P<ipv6>[^][/?#@\s]+)\]|(?P<host>[^][:/?#@\s]+))(?::(?P<port>[0-9]{1,5}))?"
@@ -21,7 +41,7 @@ class Endpoint:
     """A protocol and an address.
 
     Parameters:
-        scheme: ``tcp`` or ``udp``.
+        scheme: one of ``SCHEMES``.
         host: an IPv4 or IPv6 address, or a name.
         port: 0 to 65535; a server that asks for 0 is given a free one.
     """
@@ -41,13 +61,11 @@ class Endpoint:
         if match is None:
             raise ValueError(f"{text!r} is not an endpoint like {EXAMPLES}")
         scheme, ipv6, host, port = match["scheme"], match["ipv6"], match["host"], match["port"]
-        if scheme not in DEFAULT_PORTS:
-            raise ValueError(
-                f"{text!r} has the unknown scheme {scheme!r}; known are {', '.join(DEFAULT_PORTS)}"
-            )
+        if scheme not in SCHEMES:
+            raise ValueError(f"{text!r} has the unknown scheme {scheme!r}; known are {', '.join(SCHEMES)}")
         if ipv6 is not None and not _is_ipv6(ipv6):
             raise ValueError(f"{text!r} has {ipv6!r} in brackets, which is not an IPv6 address")
-        number = DEFAULT_PORTS[scheme] if port is None else int(port)
+        number = SCHEMES[scheme].port if port is None else int(port)
         if number > 65535:
             raise ValueError(f"{text!r} has the port {number}; ports are 0 to 65535")
         return cls(scheme, ipv6 or host, number)
@@ -59,7 +77,17 @@ class Endpoint:
     @property
     def kind(self) -> socket.SocketKind:
         """``SOCK_STREAM`` or ``SOCK_DGRAM``."""
-        return socket.SOCK_STREAM if self.scheme == "tcp" else socket.SOCK_DGRAM
+        return socket.SOCK_STREAM if self.transport == "tcp" else socket.SOCK_DGRAM
+
+    @property
+    def protocol(self) -> str:
+        """``"clock"``, ``"daytime"``, ``"time"`` or ``"ntp"``."""
+        return SCHEMES[self.scheme].protocol
+
+    @property
+    def transport(self) -> str:
+        """``"tcp"`` or ``"udp"``."""
+        return SCHEMES[self.scheme].transport
 
     def addresses(self) -> list[tuple[socket.AddressFamily, Any]]:
         """What the host stands for, one address or more: the family, and what ``bind`` takes.
@@ -71,14 +99,19 @@ class Endpoint:
         found = socket.getaddrinfo(self.host, self.port, type=self.kind)
         return [(family, address) for family, _, _, _, address in found]
 
-    def bind(self) -> tuple[socket.socket, Endpoint]:
+    def bind(self, *, share: bool = False) -> tuple[socket.socket, Endpoint]:
         """A non-blocking socket at this endpoint, and the endpoint with its real port.
 
-        Of a name with several addresses it is the first. ``[::]`` takes IPv6 alone, so that it
-        can stand beside ``0.0.0.0``.
+        A stream socket listens. Of a name with several addresses it is the first. ``[::]`` takes
+        IPv6 alone, so that it can stand beside ``0.0.0.0``.
+
+        Parameters:
+            share: let other sockets that ask for it too have the same port, and have the kernel
+                deal out the clients (SO_REUSEPORT of Linux, SO_REUSEPORT_LB of FreeBSD).
 
         Raises:
             OSError: the name is unknown, or the address cannot be had.
+            ValueError: this platform has no such sharing.
         """
         family, address = self.addresses()[0]
         sock = socket.socket(family, self.kind)
@@ -86,7 +119,11 @@ class Endpoint:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             _claim_address(sock)
+            if share:
+                sock.setsockopt(socket.SOL_SOCKET, _option_to_share_a_port(), 1)
             sock.bind(address)
+            if self.kind == socket.SOCK_STREAM:
+                sock.listen(BACKLOG)
             sock.setblocking(False)
         except BaseException:
             sock.close()
@@ -102,6 +139,15 @@ def _claim_address(sock: socket.socket) -> None:
     elif sock.type == socket.SOCK_STREAM:
         # Unix: old connections in TIME_WAIT do not count. For UDP it would let others in.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def _option_to_share_a_port() -> int:
+    # macOS and NetBSD know SO_REUSEPORT as well, and give all to the last one.
+    if sys.platform == "linux":
+        return socket.SO_REUSEPORT
+    if sys.platform.startswith("freebsd"):
+        return 0x00010000  # SO_REUSEPORT_LB, <sys/socket.h>
+    raise ValueError(f"several workers cannot share a port on {sys.platform}; use one")
 
 
 def _is_ipv6(host: str) -> bool:

@@ -1,45 +1,297 @@
-"""A server for an endpoint: the protocol, put on its transport."""
+"""Service: the servers of one process, on one loop, and how they end.
+
+The end is gentle: who waits to be let in is let in, what has arrived is answered, and each client
+has a second to take its leave.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
+import logging
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 
-from uloop_reactor import Uloop
+from uloop_reactor import Timer, Uloop
 
+from .config import Settings
+from .counters import REFUSALS, Count, Counters, Ledger, Vital
 from .endpoint import Endpoint
-from .protocols import clock
-from .server import Server
-from .tcp import TcpServer
+from .follow import Daemon
+from .guard import Guard
+from .protocols import PROTOCOLS, daytime
+from .tcp import Crowd, TcpServer
+from .timesource import KernelReference, LocalReference, Reference, TimeSource
 from .udp import UdpServer
 
-__all__ = ["open_server"]
+if sys.platform != "win32":
+    import resource
+
+__all__ = ["SLOWEST_HEARTBEAT", "Service", "open_server", "own_reference"]
+
+log = logging.getLogger("uloop.servers")
+
+HEARTBEAT = 0.5  # seconds
+SUMMARY = 60.0  # seconds between two lines about what was refused
+SPARE_DESCRIPTORS = 32  # for everything that is not a connection
+LOOK = 0.05  # seconds between two looks at who is left, in the end
+LEAVE = 1.0  # seconds that a client has in the end to finish what it is at
+SLOWEST_HEARTBEAT = 10.0  # seconds after which a loop does not turn any more
 
 
-def open_server(loop: Uloop, endpoint: str | Endpoint) -> Server:
-    """Serve the time on a loop, beside whatever else runs on it.
+class Service:
+    """Serves endpoints on a loop, beside whatever else runs on it.
 
     Parameters:
         loop: the loop to serve on.
-        endpoint: where, as in ``tcp://127.0.0.1:3333`` or ``udp://[::1]:0``.
+        settings: how; its endpoints and workers do not count here.
+        bound: each endpoint with its socket, which is bound, and listens if it is a stream's.
+        counters: where to count.
+
+    Raises:
+        ValueError: the loop's backend has no room for another descriptor.
+        OSError: a socket cannot be served on. All of them are closed then.
+
+    Attributes:
+        endpoints: what is served, with the real ports.
+        source: what time it is.
+    """
+
+    def __init__(
+        self,
+        loop: Uloop,
+        settings: Settings,
+        bound: Sequence[tuple[Endpoint, socket.socket]],
+        counters: Counters,
+    ) -> None:
+        self.loop = loop
+        self.endpoints = [endpoint for endpoint, _ in bound]
+        self._settings = settings
+        self._counters = counters
+        self._draining = False
+        self._closed = False
+        self._tcp: list[TcpServer] = []
+        self._udp: list[UdpServer] = []
+        self._daemon: Daemon | None = None
+        self._timers: list[Timer] = []
+        own_ports = {endpoint.port for endpoint in self.endpoints if endpoint.transport == "udp"}
+        self._guard = Guard(settings.policy, own_ports=own_ports)
+        self._crowd = Crowd(loop, _limit(settings))
+        with ExitStack() as undo:
+            for _, sock in bound:
+                undo.callback(sock.close)
+            undo.callback(self.close)
+            self.source = TimeSource(self._reference(), utc=settings.utc)
+            for endpoint, sock in bound:
+                self._serve(endpoint, sock)
+            undo.pop_all()
+        self._told = self._count(*REFUSALS, Count.EVICTED)  # what the log has told of
+        self._timers = [
+            loop.call_every(HEARTBEAT, self._beat, first=0),
+            loop.call_every(SUMMARY, self._sum_up),
+        ]
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The first of the endpoints."""
+        return self.endpoints[0]
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Have other limits and lists from now on; what else has changed needs a new process."""
+        self._settings = settings
+        self._guard.reconfigure(settings.policy)
+        self._crowd.limit = _limit(settings)
+        for server in self._tcp:
+            server.idle_timeout = settings.idle_timeout
+            server.write_timeout = settings.write_timeout
+
+    def drain(self, done: Callable[[], object]) -> None:
+        """Take no more clients, answer what has arrived, and end.
+
+        Parameters:
+            done: called as ``done()`` when nothing is left; after ``settings.grace`` seconds at the
+                latest.
+        """
+        if self._draining or self._closed:
+            return
+        self._draining = True
+        for listening in self._tcp:
+            listening.finish()
+        for datagrams in self._udp:
+            datagrams.finish()
+        self._crowd.tick()
+        began = before = self._crowd.now
+
+        def look() -> None:
+            nonlocal before
+            elapsed = self.loop.time() - began
+            for connection in list(self._crowd.connections):
+                if elapsed >= self._settings.grace or (elapsed >= 1.5 * LEAVE and not connection.unsent):
+                    connection.abort()
+                elif elapsed >= LEAVE or connection.last_heard < before:
+                    connection.close()
+            before = self._crowd.now
+            self._crowd.tick()
+            if self._crowd.connections:
+                self.loop.call_later(LOOK, look)
+            else:
+                self.close()
+                done()
+
+        # A turn first for those who were let in just now, and for what they have sent.
+        self.loop.call_later(LOOK if self._crowd.connections else 0, look)
+
+    def close(self) -> None:
+        """End at once. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        for listening in self._tcp:
+            listening.close()
+        for connection in list(self._crowd.connections):
+            connection.abort()
+        for datagrams in self._udp:
+            datagrams.abort()
+        if self._daemon is not None:
+            self._daemon.close()
+        for timer in self._timers:
+            timer.cancel()
+        if self._timers:  # none if the constructor has failed
+            self._sum_up()
+
+    # How it is doing
+
+    @property
+    def schemes(self) -> set[str]:
+        """What is served."""
+        return {endpoint.scheme for endpoint in self.endpoints}
+
+    @property
+    def restarts(self) -> int:
+        """How often it was started again: this process is the only one."""
+        return 0
+
+    def problems(self) -> list[str]:
+        """Why it should be killed and started again; empty when all is well."""
+        beat = self._counters.vital[Vital.HEARTBEAT]
+        age = (time.monotonic_ns() - beat) / 1e9
+        return [f"the loop has not turned for {age:.0f} seconds"] if age > SLOWEST_HEARTBEAT else []
+
+    def unready(self) -> list[str]:
+        """Why no client should be sent here; empty when all is well."""
+        if self._draining or self._closed:
+            return ["it is ending"]
+        serves_ntp = any(endpoint.protocol == "ntp" for endpoint in self.endpoints)
+        if serves_ntp and not self.source.quality(self.source.now()).synchronised:
+            return ["the clock is not synchronised"]
+        return []
+
+    def _beat(self) -> None:
+        self._crowd.tick()
+        vital, stats = self._counters.vital, self.loop.stats()
+        quality = self.source.quality(self.source.now())
+        vital[Vital.LAG] = int(stats.lag * 1e9)
+        vital[Vital.TURNS] = stats.turns
+        vital[Vital.LEAP] = quality.leap
+        vital[Vital.STRATUM] = quality.stratum
+        vital[Vital.DISPERSION] = int(quality.root_dispersion * 1e9)
+        vital[Vital.HEARTBEAT] = time.monotonic_ns()
+
+    def _sum_up(self) -> None:
+        """A line or two, whatever strangers do."""
+        before, self._told = self._told, self._count(*REFUSALS, Count.EVICTED)
+        new = {count: number - before[count] for count, number in self._told.items()}
+        evicted = new.pop(Count.EVICTED)
+        reasons = [f"{count.name.lower()} {number}" for count, number in new.items() if number]
+        if reasons:
+            log.info("refused %d in the last minute: %s", sum(new.values()), ", ".join(reasons))
+        if evicted:
+            log.warning("full: %d silent connections had to make room in the last minute", evicted)
+
+    def _count(self, *counts: Count) -> dict[Count, int]:
+        tallies = [self._counters.of(scheme) for scheme in self.schemes]
+        return {count: sum(tally[count] for tally in tallies) for count in counts}
+
+    # What it is made of
+
+    def _reference(self) -> Reference:
+        if self._settings.follow is not None:
+            self._daemon = Daemon(self.loop, *self._settings.follow)
+            return self._daemon
+        return own_reference(self._settings)
+
+    def _serve(self, endpoint: Endpoint, sock: socket.socket) -> None:
+        protocol = PROTOCOLS[endpoint.protocol]
+        answer = protocol.answer
+        if protocol.name == "daytime":
+            answer = partial(daytime.answer, format=self._settings.daytime_format)
+        tally = self._counters.of(endpoint.scheme)
+        if endpoint.transport == "udp":
+            datagrams = UdpServer(
+                self.loop, sock, protocol, answer, source=self.source, guard=self._guard, tally=tally
+            )
+            self._udp.append(datagrams)
+            return
+        listening = TcpServer(
+            self.loop,
+            sock,
+            protocol,
+            answer,
+            source=self.source,
+            guard=self._guard,
+            crowd=self._crowd,
+            tally=tally,
+            idle_timeout=self._settings.idle_timeout,
+            write_timeout=self._settings.write_timeout,
+        )
+        self._tcp.append(listening)
+
+
+def open_server(loop: Uloop, *endpoints: str | Endpoint, settings: Settings | None = None) -> Service:
+    """Serve the time on a loop of your own, beside whatever else runs on it.
+
+    Parameters:
+        loop: the loop to serve on.
+        endpoints: where, as in ``tcp://127.0.0.1:3333`` or ``ntp://[::1]:0``; at least one.
+        settings: how; the defaults are those of ``uloop-servers serve``.
 
     Returns:
-        The server, bound and serving; its ``endpoint`` has the real port, and its ``close()``
-        ends it.
+        The service, bound and serving. Its ``endpoints`` have the real ports, ``endpoint`` is the first
+        of them; ``drain(done)`` ends it gently and ``close()`` at once.
 
     Raises:
         ValueError: this is no endpoint, or the loop's backend has no room for another one.
-        OSError: the endpoint cannot be had.
+        OSError: an endpoint cannot be had.
     """
-    if isinstance(endpoint, str):
-        endpoint = Endpoint.parse(endpoint)
-    if endpoint.scheme == "tcp":
-        return TcpServer(loop, endpoint, _answer_chunk)
-    return UdpServer(loop, endpoint, _answer_datagram)
+    if not endpoints:
+        raise ValueError("open_server needs at least one endpoint, like 'udp://127.0.0.1:3333'")
+    wanted = [Endpoint.parse(one) if isinstance(one, str) else one for one in endpoints]
+    with ExitStack() as undo:
+        bound = []
+        for endpoint in wanted:
+            sock, real = endpoint.bind()
+            undo.callback(sock.close)
+            bound.append((real, sock))
+        service = Service(loop, settings or Settings(), bound, Ledger().rows[0])
+        undo.pop_all()
+    return service
 
 
-def _answer_chunk(chunk: bytes) -> bytes:
-    return clock.answer(datetime.now())
+def own_reference(settings: Settings) -> Reference:
+    """Who says how good the clock is, if no daemon is followed."""
+    stratum = {} if settings.stratum is None else {"stratum": settings.stratum}
+    return LocalReference(**stratum) if settings.trust_local_clock else KernelReference(**stratum)
 
 
-def _answer_datagram(datagram: bytes) -> bytes | None:
-    return None if clock.is_answer(datagram) else clock.answer(datetime.now())
+def _limit(settings: Settings) -> int:
+    """How many connections there may be."""
+    if settings.max_connections is not None:
+        return settings.max_connections
+    if sys.platform == "win32":
+        return sys.maxsize  # no such limit there
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if descriptors == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(descriptors - SPARE_DESCRIPTORS, 1)

@@ -1,153 +1,231 @@
-"""TCP: one answer for each chunk that a client sends.
+"""TCP: a protocol on a listener.
 
-What a client can do wrong, and what becomes of it:
+A client that is let in is served until it goes; what it can do wrong, and what becomes of it:
 
-* It half-closes: it is answered for what it sent, then closed.
-* It closes or resets: it is let go of at once, without a word.
-* It does not read: when the kernel takes no more of an answer, nothing more is read from this
-  client until it does. So no client makes us hold more than one answer.
-* There are too many: when no descriptor is left, the listener rests, first for 10 ms, then
-  for longer and up to 1 s, and the clients wait in the backlog. A descriptor that the backend
-  cannot take (select has room for 1024) is closed, and the others are served on.
+* It says nothing: it is closed after ``idle_timeout``. It does not read: when a few answers wait
+  for it nothing more is read from it, and after ``write_timeout`` it is closed. So no client makes
+  us hold more than a few kilobytes.
+* It half-closes: it is answered for what it sent, then closed. It resets: it is let go of at once.
+* There are too many: all TCP endpoints of a process share one limit. When it is reached, the
+  next client takes the place of whoever has been silent longest, if that is two seconds or more;
+  otherwise it waits in the backlog. Without that rule, whoever opens enough connections and says
+  nothing shuts the others out for as long as ``idle_timeout``.
+* No descriptor is left: the next ones wait in the backlog, too (see ``uloop_reactor.Listener``).
 """
 
 from __future__ import annotations
 
-import logging
 import socket
-import time
+from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from uloop_reactor import UEvent, Uloop
+from uloop_reactor import Listener, Stream, Uloop
 
-from .endpoint import Endpoint
-from .server import Server
+from .counters import Count
 
-__all__ = ["TcpServer"]
+if TYPE_CHECKING:
+    from .guard import Guard
+    from .protocols import Answer, TimeProtocol
+    from .timesource import TimeSource
 
-log = logging.getLogger("uloop.servers")
+__all__ = ["Conversation", "Crowd", "LastWord", "TcpServer"]
 
-BACKLOG = 1024  # connections that the kernel holds until we accept them, if it allows so many
-ACCEPTS_PER_TURN = 64
-MOST_READ = 64 * 1024  # bytes at once
-FIRST_REST = 0.01  # seconds
-LONGEST_REST = 1.0  # seconds
-COMPLAINT_INTERVAL = 60.0  # seconds
+MOST_UNSENT = 1024  # bytes; a few dozen answers
+#: bytes that the kernel holds for a client each way. By default it may hold megabytes of answers for one
+#: that does not read them, and ours are 26 bytes long.
+KERNEL_BUFFER = 16 * 1024
+LINGER = 2.0  # seconds that a client has to close after us, before what it still sends resets it
+PATIENCE = 2.0  # seconds of silence after which a connection may have to make room
 
 
-class TcpServer(Server):
-    """A listening socket and the connections it has accepted.
+class Crowd:
+    """The open connections of all TCP endpoints of a process.
 
     Parameters:
-        loop: the loop to serve on.
-        endpoint: where to listen.
-        answer: what to send for a chunk of bytes that was read.
+        limit: how many there may be at once.
+
+    Attributes:
+        now: the time of the loop when ``tick`` was last called. As exact as silence needs to be
+            measured, and to read it costs a client's question nothing.
     """
 
-    def __init__(self, loop: Uloop, endpoint: Endpoint, answer: Callable[[bytes], bytes]) -> None:
-        self.answer = answer
+    def __init__(self, loop: Uloop, limit: int) -> None:
+        self.limit = limit
+        self.now = loop.time()
         self.connections: set[Connection] = set()
-        self._rest = 0.0
-        self._complain = Complaint()
-        super().__init__(loop, endpoint)
+        self._loop = loop
+        self._silent: deque[tuple[float, Connection]] = deque()  # since when; the longest first
 
-    def _prepare(self, sock: socket.socket) -> None:
-        sock.listen(BACKLOG)
+    def tick(self) -> None:
+        """To be called twice a second or so."""
+        self.now = self._loop.time()
 
-    def process_event(self, fileno: int, event: UEvent, /) -> None:
-        """Accept who waits, but no more than leaves time for the others."""
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                sock, peer = self._sock.accept()
-            except BlockingIOError:
-                return
-            except ConnectionError:
-                continue  # this one has gone before we came
-            except OSError as error:
-                self._rest_a_while(error)  # as a rule: no descriptor is left
-                return
-            self._rest = 0.0
-            self._welcome(sock, peer)
+    def admit(self) -> bool:
+        """Whether one more may come: there is room, or somebody who can make room."""
+        return len(self.connections) < self.limit or self._next_to_leave() is not None
 
-    def close(self) -> None:
-        """Stop listening, and close every connection. A second call does nothing."""
-        super().close()
-        for connection in list(self.connections):
-            connection.close()
+    def make_room(self) -> None:
+        """Close who has been silent longest, if there is no room for the one who comes now."""
+        while len(self.connections) >= self.limit:
+            connection = self._next_to_leave()
+            if connection is None:
+                break  # the limit was lowered, and nobody is silent
+            connection.evict()
 
-    def _welcome(self, sock: socket.socket, peer: object) -> None:
-        sock.setblocking(False)
-        try:
-            connection = Connection(self, sock)
-        except (OSError, ValueError) as error:
-            sock.close()
-            self._complain("%s: closed the connection of %s: %s", self.endpoint, peer, error)
-        else:
-            self.connections.add(connection)
-
-    def _rest_a_while(self, error: OSError) -> None:
-        self._complain("%s: no new connections for now: %s", self.endpoint, error)
-        self._rest = min(max(self._rest * 2, FIRST_REST), LONGEST_REST)
-        self.loop.modify(self, UEvent.poll_none)
-        # once closed, the loop passes over a descriptor that it does not know
-        self.loop.call_later(self._rest, self.loop.modify, self, UEvent.poll_in)
+    def _next_to_leave(self) -> Connection | None:
+        silent = self._silent
+        for _ in range(2):
+            while silent:
+                since, connection = silent[0]
+                if connection in self.connections and connection.last_heard == since:
+                    return connection
+                silent.popleft()  # it has left, or has said something since
+            latest = self._loop.time() - PATIENCE
+            found = [(one.last_heard, one) for one in self.connections if one.last_heard <= latest]
+            silent.extend(sorted(found, key=lambda entry: entry[0]))
+        return None
 
 
-class Connection:
-    """One client. Reads and answers in turn, so that it never holds more than one answer."""
+class Connection(Stream):
+    """One client."""
 
-    __slots__ = ("_server", "_sock", "_unsent")
+    __slots__ = ("_host", "_server", "last_heard")
 
-    def __init__(self, server: TcpServer, sock: socket.socket) -> None:
+    def __init__(self, loop: Uloop, sock: socket.socket, server: TcpServer, host: str) -> None:
         self._server = server
-        self._sock = sock
-        self._unsent = b""
-        try:
-            # Answers are small and each is sent whole: none has to wait for the last one's ACK.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError:
-            pass  # macOS says so of a client that has reset already, which recv will tell too
-        server.loop.add(sock, UEvent.poll_in, self)
+        self._host = host
+        self.last_heard = server.crowd.now
+        super().__init__(
+            loop,
+            sock,
+            high_water=MOST_UNSENT,
+            idle_timeout=server.idle_timeout,
+            write_timeout=server.write_timeout,
+            linger_timeout=LINGER,
+        )
+        server.crowd.connections.add(self)
+        server.guard.connected(host)
+        server.tally[Count.CONNECTIONS] += 1
+        server.tally[Count.OPEN_CONNECTIONS] += 1
 
-    def process_event(self, fileno: int, event: UEvent, /) -> None:
-        """Read and answer, or send the rest of an answer."""
-        try:
-            if self._unsent:
-                self._send(self._unsent)
-                if not self._unsent:
-                    self._server.loop.modify(fileno, UEvent.poll_in)
-            elif chunk := self._sock.recv(MOST_READ):
-                self._send(self._server.answer(chunk))
-                if self._unsent:
-                    self._server.loop.modify(fileno, UEvent.poll_out)
-            else:
-                self.close()
-        except BlockingIOError:
-            pass  # not ready after all
-        except OSError:
-            self.close()  # reset or gone: there is nobody to tell
+    def on_timeout(self, error: TimeoutError, /) -> None:
+        self._server.tally[Count.TIMED_OUT] += 1
+        if self.unsent:
+            self.abort(error)
+        else:
+            self.close()  # it is told in order
+
+    def on_close(self, reason: BaseException | None, /) -> None:
+        self._leave()
+
+    def evict(self) -> None:
+        """Make room for another, now."""
+        self._server.tally[Count.EVICTED] += 1
+        self.abort()
+        self._leave()
+
+    def _leave(self) -> None:
+        server = self._server
+        if self in server.crowd.connections:
+            server.crowd.connections.discard(self)
+            server.guard.disconnected(self._host)
+            server.tally[Count.OPEN_CONNECTIONS] -= 1
+
+
+class Conversation(Connection):
+    """The connection stays open, and each chunk that is read is answered."""
+
+    __slots__ = ()
+
+    def on_data(self, data: bytes, /) -> None:
+        server = self._server
+        tally = server.tally
+        self.last_heard = server.crowd.now
+        tally[Count.RECEIVED_BYTES] += len(data)
+        answer = server.answer(data, server.source.now(), server.source)
+        if answer is None:
+            tally[Count.UNREADY] += 1
+            self.close()
+            return
+        self.write(answer)
+        tally[Count.ANSWERED] += 1
+        tally[Count.SENT_BYTES] += len(answer)
+
+
+class LastWord(Connection):
+    """The client is told once, unasked, and the connection ends."""
+
+    __slots__ = ()
+
+    def on_connect(self) -> None:
+        server = self._server
+        answer = server.answer(b"", server.source.now(), server.source)
+        if answer is None:
+            server.tally[Count.UNREADY] += 1
+        else:
+            self.write(answer)
+            server.tally[Count.ANSWERED] += 1
+            server.tally[Count.SENT_BYTES] += len(answer)
+        self.close()
+
+
+class TcpServer:
+    """Serves a protocol on a socket that listens.
+
+    Parameters:
+        sock: non-blocking and listening; ours from now on, unless this fails.
+        protocol: what is spoken.
+        answer: its answers.
+        tally: the numbers of its scheme.
+        idle_timeout, write_timeout: seconds, for connections accepted from now on.
+    """
+
+    def __init__(
+        self,
+        loop: Uloop,
+        sock: socket.socket,
+        protocol: TimeProtocol,
+        answer: Answer,
+        *,
+        source: TimeSource,
+        guard: Guard,
+        crowd: Crowd,
+        tally: memoryview[int],
+        idle_timeout: float,
+        write_timeout: float,
+    ) -> None:
+        self.answer = answer
+        self.source = source
+        self.guard = guard
+        self.crowd = crowd
+        self.tally = tally
+        self.idle_timeout = idle_timeout
+        self.write_timeout = write_timeout
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, KERNEL_BUFFER)  # accepted sockets inherit them
+        self._kind: Callable[..., Connection] = LastWord if protocol.once else Conversation
+        self._listener = Listener(loop, sock, self._welcome, admit=crowd.admit)
+
+    def finish(self) -> None:
+        """Listen no more, but let in who waits. The connections live on."""
+        self._listener.accept_backlog()
+        self._listener.close()
 
     def close(self) -> None:
-        self._server.loop.remove(self._sock)
-        self._sock.close()
-        self._server.connections.discard(self)
+        """Listen no more, and close the connections at once."""
+        self._listener.close()
+        for connection in list(self._listener.connections):
+            connection.abort()
 
-    def _send(self, data: bytes) -> None:
-        """Send what the kernel takes, and keep the rest."""
+    def _welcome(self, loop: Uloop, sock: socket.socket) -> Connection | None:
         try:
-            self._unsent = data[self._sock.send(data) :]
-        except BlockingIOError:
-            self._unsent = data
-
-
-class Complaint:
-    """A warning that strangers can cause: said at most once a minute."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def __call__(self, message: str, *args: object) -> None:
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + COMPLAINT_INTERVAL
-            log.warning(message, *args)
+            peer: Any = sock.getpeername()
+        except OSError:
+            return None  # it has gone before we came
+        refusal = self.guard.refuses_connection(peer[0])
+        if refusal is not None:
+            self.tally[refusal] += 1
+            return None
+        self.crowd.make_room()
+        return self._kind(loop, sock, self, peer[0])

@@ -1,54 +1,84 @@
-"""UDP: one answer for each datagram.
+"""UDP: a protocol on a datagram socket.
 
-A datagram is answered or dropped; no error of one of them touches the others. An answer that
-the kernel does not take at once is dropped too, as any router on its way might have done.
+A datagram is answered or dropped; no error of one of them touches the others, and none is worth
+a line in the log, since strangers cause them. Answers leave from the address that was asked.
+What was sent to many hosts at once is not answered: the answers of all of them would go to one
+sender, who may be forged.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from uloop_reactor import UEvent, Uloop
+from uloop_reactor import DatagramSocket, Uloop
 
-from .endpoint import Endpoint
-from .server import Server
+from .counters import Count
+
+if TYPE_CHECKING:
+    from uloop_reactor.datagram import Address
+
+    from .guard import Guard
+    from .protocols import Answer, TimeProtocol
+    from .timesource import TimeSource
 
 __all__ = ["UdpServer"]
 
-DATAGRAMS_PER_TURN = 64
-LARGEST_DATAGRAM = 64 * 1024  # bytes; Windows calls one that is cut off an error
 RECEIVE_BUFFER = 1024 * 1024  # bytes; a burst of clients must fit into it, or some are lost
 
 
-class UdpServer(Server):
-    """A socket that answers datagrams.
+class UdpServer(DatagramSocket):
+    """Serves a protocol on a socket that is bound.
 
     Parameters:
-        loop: the loop to serve on.
-        endpoint: where to listen.
-        answer: what to send for a datagram, or ``None`` for one that is not answered.
+        sock: ours from now on, unless this fails.
+        protocol: what is spoken.
+        answer: its answers.
+        tally: the numbers of its scheme.
     """
 
-    def __init__(self, loop: Uloop, endpoint: Endpoint, answer: Callable[[bytes], bytes | None]) -> None:
-        self.answer = answer
-        super().__init__(loop, endpoint)
+    def __init__(
+        self,
+        loop: Uloop,
+        sock: socket.socket,
+        protocol: TimeProtocol,
+        answer: Answer,
+        *,
+        source: TimeSource,
+        guard: Guard,
+        tally: memoryview[int],
+    ) -> None:
+        self._protocol = protocol.name
+        self._answer = answer
+        self._source = source
+        self._guard = guard
+        self._tally = tally
+        # Only NTP tells its clients when they were heard.
+        self._stamps = protocol.name == "ntp"
+        super().__init__(loop, sock, timestamps=self._stamps, packet_info=True, receive_buffer=RECEIVE_BUFFER)
 
-    def _prepare(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    def on_datagram(self, data: bytes, sender: Address) -> None:
+        tally = self._tally
+        tally[Count.RECEIVED_BYTES] += len(data)
+        if self.broadcast:
+            tally[Count.DESTINATION] += 1
+            return
+        refusal = self._guard.refuses(self._protocol, data, sender, self.loop.time())
+        if refusal is not None:
+            tally[refusal] += 1
+            return
+        answer = self._answer(data, self.arrival, self._source)
+        if answer is None:
+            tally[Count.UNREADY] += 1
+            return
+        self.reply(answer)
+        tally[Count.ANSWERED] += 1
+        tally[Count.SENT_BYTES] += len(answer)
+        if self._stamps:
+            kernel = self.timestamp_source == "kernel"
+            tally[Count.KERNEL_TIMESTAMPS if kernel else Count.PROGRAM_TIMESTAMPS] += 1
 
-    def process_event(self, fileno: int, event: UEvent, /) -> None:
-        """Answer what has come, but no more than leaves time for the others."""
-        for _ in range(DATAGRAMS_PER_TURN):
-            try:
-                datagram, client = self._sock.recvfrom(LARGEST_DATAGRAM)
-            except BlockingIOError:
-                return
-            except OSError:
-                continue  # Windows tells here that an earlier answer reached nobody
-            reply = self.answer(datagram)
-            if reply is not None:
-                try:
-                    self._sock.sendto(reply, client)
-                except OSError:
-                    pass  # dropped
+    def finish(self) -> None:
+        """Answer all that has arrived, and close."""
+        self.receive_backlog()
+        self.close()

@@ -1,8 +1,10 @@
-"""The base protocol: whatever the client sends, the server answers with its local time.
+"""The base protocol: whatever the client sends, the server answers with its time.
 
 An answer is always 26 bytes of ASCII, without a line end::
 
     2020-06-15 15:34:33.899256
+
+It is the server's local time, or UTC if the server was told so; the answer does not say which.
 
 On TCP there is one answer for each chunk that the server reads, and the connection stays
 open; TCP keeps no message boundaries, so a client that wants one answer for each request
@@ -12,29 +14,34 @@ one included.
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
+from functools import lru_cache
 
-__all__ = ["ANSWER_LENGTH", "answer", "is_answer", "read_answer"]
+from ..timesource import SECOND, TimeSource
+from .answers import refusal
+
+__all__ = ["ANSWER_LENGTH", "answer", "read_answer", "refusal"]
 
 ANSWER_LENGTH = 26
 
-# Wider than what we send: others leave out a fraction of 0, or end the line.
-ANSWER_SHAPE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,6})?\s*")
 
+def answer(request: bytes, arrival: int, source: TimeSource) -> bytes:
+    """The time, in 26 bytes, also when the fraction is 0.
 
-def answer(now: datetime) -> bytes:
-    """The answer at a time: 26 bytes, also when the fraction is 0."""
-    return now.isoformat(" ", "microseconds").encode("ascii")
-
-
-def is_answer(datagram: bytes) -> bool:
-    """Whether a datagram could be what another server of this protocol has answered.
-
-    A server that answers answers is a weapon: one datagram with a forged source makes two of
-    them talk to each other for ever (CVE-2024-2169).
+    Parameters:
+        request: what the client has sent; it does not matter.
+        arrival: when that came, in ns since the epoch; it does not matter.
+        source: what time it is.
     """
-    return ANSWER_SHAPE.fullmatch(datagram) is not None
+    second, fraction = divmod(source.now(), SECOND)
+    return b"%b.%06d" % (_down_to_the_second(source, second), fraction // 1000)
+
+
+# To convert a time to the local zone costs more than all the rest. An answer of the same second of UTC has
+# the same beginning, since a zone changes its offset between two seconds, never within one.
+@lru_cache(maxsize=16)
+def _down_to_the_second(source: TimeSource, second: int) -> bytes:
+    return source.local(second * SECOND).replace(tzinfo=None).isoformat(" ").encode("ascii")
 
 
 def read_answer(data: bytes) -> datetime:
