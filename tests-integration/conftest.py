@@ -126,11 +126,16 @@ class Server(Program):
         super().__init__(command, environment or {}, **options)
         self.endpoints: dict[str, str] = {}
         self.ports: dict[str, int] = {}
-        while len(self.ports) < count:
-            ready = READY.match(self.next_line())
-            if ready:  # there may be warnings as well
-                self.endpoints[ready["scheme"]] = ready["endpoint"]
-                self.ports[ready["scheme"]] = int(ready["port"])
+        try:
+            while len(self.ports) < count:
+                ready = READY.match(self.next_line())
+                if ready:  # there may be warnings as well
+                    self.endpoints[ready["scheme"]] = ready["endpoint"]
+                    self.ports[ready["scheme"]] = int(ready["port"])
+        except BaseException:
+            self.process.kill()
+            self.wait()
+            raise
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import uloop_servers
@@ -28,7 +29,7 @@ def test_version() -> None:
     assert result.stdout.strip() == f"uloop-servers {uloop_servers.__version__}"
 
 
-@pytest.mark.parametrize("command", [(), ("serve",), ("ask",)])
+@pytest.mark.parametrize("command", [(), ("serve",), ("check-config",), ("ask",)])
 def test_help(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
     assert result.returncode == 0
@@ -43,6 +44,9 @@ def test_help(command: tuple[str, ...]) -> None:
         (("dance",), "dance"),
         (("serve", "ftp://127.0.0.1:1"), "'ftp://127.0.0.1:1' has the unknown scheme 'ftp'"),
         (("serve", "--back=poll"), "--back"),
+        (("serve", "--rate-limit", "fast"), "argument --rate-limit: 'fast' is not a number of answers"),
+        (("serve", "--allow", "10.0.0.1/8"), "argument --allow: '10.0.0.1/8' is an address within a network"),
+        (("check-config",), "FILE"),
         (("ask",), "ENDPOINT"),
         (("ask", "127.0.0.1"), "'127.0.0.1' is not an endpoint like"),
         (("ask", "tcp://127.0.0.1:1", "--count", "0"), "'0' is not a number from 1 to 999999999"),
@@ -62,16 +66,48 @@ def test_arguments_that_make_no_sense(arguments: tuple[str, ...], reason: str) -
 def test_an_unknown_backend_lists_those_there_are() -> None:
     result = run("serve", "--backend", "carrier-pigeon")
     assert result.returncode == 2
-    assert "'carrier-pigeon'" in result.stderr
-    assert "select" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    last = result.stderr.splitlines()[-1]
+    assert "'carrier-pigeon'" in last
+    assert "select" in last
 
 
-def test_an_unknown_backend_in_the_environment() -> None:
-    result = run("serve", ULOOP_BACKEND="carrier-pigeon")
-    assert result.returncode == 2
-    assert "ULOOP_BACKEND" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+@pytest.mark.parametrize(
+    ("variable", "text", "reason"),
+    [
+        ("ULOOP_BACKEND", "carrier-pigeon", "'carrier-pigeon' is not a backend of this platform; known are "),
+        (
+            "ULOOP_RATE_LIMIT",
+            "fast",
+            "'fast' is not a number of answers a second, like 10, or 0 for no limit",
+        ),
+        ("ULOOP_ENDPOINTS", "tcp://x ftp://x", "'ftp://x' has the unknown scheme 'ftp'"),
+    ],
+)
+def test_a_bad_environment(variable: str, text: str, reason: str) -> None:
+    result = run("serve", **{variable: text})
+    assert result.returncode == 78
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"uloop-servers: error: {variable}: {reason}")
+
+
+@pytest.mark.parametrize("command", [("serve", "--config"), ("check-config",)])
+def test_a_bad_file(command: tuple[str, ...], tmp_path: Path) -> None:
+    file = tmp_path / "uloop.toml"
+    file.write_text("utc = true\nworkers = 0\n")
+    result = run(*command, str(file))
+    assert result.returncode == 78
+    assert not result.stdout
+    [line] = result.stderr.splitlines()
+    assert line == f"uloop-servers: error: {file}:2: workers: '0' is not a number of workers from 1 to 1024"
+
+
+def test_a_good_file_is_shown(tmp_path: Path) -> None:
+    file = tmp_path / "uloop.toml"
+    file.write_text("workers = 7\n")
+    result = run("check-config", str(file))
+    assert result.returncode == 0
+    assert not result.stderr
+    assert "workers = 7" in result.stdout.splitlines()
 
 
 @pytest.mark.parametrize(("scheme", "kind"), [("tcp", socket.SOCK_STREAM), ("udp", socket.SOCK_DGRAM)])

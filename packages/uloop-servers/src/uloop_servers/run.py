@@ -24,7 +24,7 @@ from typing import Protocol
 
 from uloop_reactor import Uloop, inherited_sockets
 
-from . import kernel_clock, logs, systemd
+from . import kernel_clock, logs, privileges, systemd
 from .config import ConfigError, Settings, renew
 from .counters import Ledger
 from .endpoint import Endpoint
@@ -78,10 +78,9 @@ def serve(settings: Settings, reload: Callable[[], Settings]) -> int:
             _look_up_whom_to_follow(settings)
             sets = _bind_all(settings, cleanup)
             admin_socket = _bind_for_metrics(settings, cleanup)
+            _import_what_it_takes(settings)
             if settings.user is not None:
-                from .privileges import drop
-
-                drop(settings.user)
+                privileges.drop(settings.user)
             loop = cleanup.enter_context(Uloop(settings.backend))
             return _run(loop, settings, reload, sets, admin_socket)
         except StartError as error:
@@ -212,6 +211,14 @@ class Reloader:
 
 
 # What a start can fail at
+
+
+def _import_what_it_takes(settings: Settings) -> None:
+    """While we are root still: nobody else may be able to read the files."""
+    if settings.workers > 1:
+        from . import workers  # noqa: F401
+    if settings.metrics is not None:
+        from . import admin  # noqa: F401
 
 
 def _look_up_whom_to_follow(settings: Settings) -> None:

@@ -27,7 +27,6 @@ log = logging.getLogger("uloop.servers")
 AF_UNIX: Any = getattr(socket, "AF_UNIX", None)  # Python on Windows has none
 PATIENCE = 1.0  # seconds; systemd reads at once, and what hangs with it must not be the time service
 FOREVER = 2**64 - 1  # USEC_INFINITY
-BASE = {"tcp": "tcp", "udp": "udp"}  # the schemes of the base protocol by transport
 
 
 # Telling it
@@ -192,4 +191,4 @@ def _is_at(sock: socket.socket, endpoint: Endpoint) -> bool:
 
 def _scheme_by_port(port: int, transport: str) -> str:
     known = {(what.port, what.transport): scheme for scheme, what in SCHEMES.items()}
-    return known.get((port, transport), BASE[transport])
+    return known.get((port, transport), transport)  # the base protocol has the names of the transports
