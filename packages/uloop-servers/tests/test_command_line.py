@@ -59,7 +59,8 @@ def test_arguments_that_make_no_sense(arguments: tuple[str, ...], reason: str) -
     result = run(*arguments, PYTHONIOENCODING="utf-8")
     assert result.returncode == 2
     assert not result.stdout
-    assert reason in result.stderr.splitlines()[-1]
+    [line] = result.stderr.splitlines()
+    assert reason in line
     assert "Traceback" not in result.stderr
 
 

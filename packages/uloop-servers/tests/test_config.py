@@ -312,3 +312,8 @@ def test_all_options_are_in_the_help_and_in_the_reference() -> None:
     assert len(reference().splitlines()) == 2 + len(OPTIONS)
     assert "| `--idle-timeout SECONDS` |" in reference()
     assert "| `300` | yes |" in reference()
+
+
+def test_the_readme_has_the_same_table() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    assert reference() in readme

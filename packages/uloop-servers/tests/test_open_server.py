@@ -124,7 +124,7 @@ def test_a_taken_port_leaves_nothing_open(loop: Uloop) -> None:
     server = open_server(loop, "tcp://127.0.0.1:0")
     before = loop.stats().descriptors
     for _ in range(3):
-        with pytest.raises(OSError, match="in use|address"):
+        with pytest.raises(OSError, match=r"in use|address"):
             open_server(loop, "udp://127.0.0.1:0", server.endpoint)
     assert loop.stats().descriptors == before
     server.close()

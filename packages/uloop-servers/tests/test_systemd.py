@@ -120,7 +120,7 @@ def test_one_that_cannot_be_told(
     ("usec", "pid", "interval"),
     [
         ("30000000", None, 30.0),
-        ("500000", str(os.getpid()), 0.5),
+        pytest.param("500000", str(os.getpid()), 0.5, id="ours"),
         ("30000000", "1", None),
         (None, None, None),
         ("", None, None),
@@ -129,7 +129,7 @@ def test_one_that_cannot_be_told(
         ("soon", None, None),
         ("٣", None, None),
         ("18446744073709551615", None, None),  # infinity
-        ("9" * 5000, None, None),
+        pytest.param("9" * 5000, None, None, id="far too long"),
     ],
 )
 def test_the_watchdog(

@@ -393,8 +393,8 @@ class Settings:
         None,
         _choice("a backend of this platform", available_backends),
         "NAME",
-        f"how to wait for clients: {', '.join(available_backends())}",
-        unset="the first of these",
+        "how to wait for clients: epoll, kqueue, poll, afd or select, of which no platform has all",
+        unset="the first of these that there is",
     )
 
     given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
