@@ -134,7 +134,7 @@ def test_what_comes_after_the_last_word_does_not_destroy_it(
     start_server: Callable[..., Any], backend: str
 ) -> None:
     """Unread input makes close() send a reset, and a reset throws away what the client has not read."""
-    server = start_server(backend, "daytime+tcp://127.0.0.1:0", "time+tcp://127.0.0.1:0")
+    server = start_server(backend, "daytime+tcp://127.0.0.1:0", "time+tcp://127.0.0.1:0", "--utc")
     for scheme, length in (("daytime+tcp", 26), ("time+tcp", 4)):
         for _ in range(50):
             with connect(server, scheme=scheme) as client:

@@ -201,7 +201,7 @@ def _complain(text: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Exchange:
+class Exchange:
     """A question that was answered.
 
     Parameters:
@@ -215,7 +215,7 @@ class _Exchange:
     round_trip: int
 
 
-class _Question:
+class Question:
     """A question in the base protocol, and what there is to know of a protocol for asking.
 
     Attributes:
@@ -236,7 +236,7 @@ class _Question:
         """UDP: whether this is the answer, be it a wrong one, and not that to another question."""
         return True
 
-    def read(self, exchange: _Exchange) -> Reading:
+    def read(self, exchange: Exchange) -> Reading:
         """What the answer tells.
 
         Raises:
@@ -245,7 +245,7 @@ class _Question:
         told = clock.read_answer(exchange.answer)
         return self._reading(exchange, _line(exchange.answer), told, 1e-6)
 
-    def _reading(self, exchange: _Exchange, text: str, told: datetime, resolution: float) -> Reading:
+    def _reading(self, exchange: Exchange, text: str, told: datetime, resolution: float) -> Reading:
         """For a time that is told in steps of ``resolution`` seconds, local time if it is naive."""
         half = exchange.round_trip // 2
         seconds, rest = divmod(exchange.asked + half, SECOND)
@@ -257,11 +257,13 @@ class _Question:
         return Reading(str(self.endpoint), text, exchange.round_trip / SECOND, offset, error)
 
 
-class _DaytimeQuestion(_Question):
+class DaytimeQuestion(Question):
+    """A question in Daytime (RFC 867)."""
+
     def is_whole(self, answer: bytes) -> bool:
         return answer.endswith(b"\n") and not answer.isspace()  # NIST's begins with an empty line
 
-    def read(self, exchange: _Exchange) -> Reading:
+    def read(self, exchange: Exchange) -> Reading:
         told, resolution = daytime.read_answer(exchange.answer)
         text = _line(exchange.answer)
         if told.tzinfo is None:
@@ -269,18 +271,22 @@ class _DaytimeQuestion(_Question):
         return self._reading(exchange, text, told, resolution)
 
 
-class _TimeQuestion(_Question):
+class TimeQuestion(Question):
+    """A question in Time (RFC 868)."""
+
     data = b""  # as RFC 868 wants it
 
     def is_whole(self, answer: bytes) -> bool:
         return len(answer) >= time_protocol.ANSWER_LENGTH
 
-    def read(self, exchange: _Exchange) -> Reading:
+    def read(self, exchange: Exchange) -> Reading:
         told = _utc(time_protocol.read_answer(exchange.answer, exchange.asked))
         return self._reading(exchange, f"{told:%Y-%m-%dT%H:%M:%SZ}", told, 1.0)
 
 
-class _NtpQuestion(_Question):
+class NtpQuestion(Question):
+    """A question in NTP (RFC 5905), with a stamp of its own."""
+
     def __init__(self, endpoint: Endpoint, notice: Notice) -> None:
         super().__init__(endpoint, notice)
         self._question = ntp.request(time.time_ns())
@@ -299,7 +305,7 @@ class _NtpQuestion(_Question):
             pass  # it is wrong, and read will say how
         return True
 
-    def read(self, exchange: _Exchange) -> Reading:
+    def read(self, exchange: Exchange) -> Reading:
         try:
             reply = ntp.read_answer(exchange.answer, self._question)
         except ntp.KissError as error:
@@ -329,11 +335,11 @@ class _NtpQuestion(_Question):
         )
 
 
-QUESTIONS: dict[str, type[_Question]] = {
-    "clock": _Question,
-    "daytime": _DaytimeQuestion,
-    "time": _TimeQuestion,
-    "ntp": _NtpQuestion,
+QUESTIONS: dict[str, type[Question]] = {
+    "clock": Question,
+    "daytime": DaytimeQuestion,
+    "time": TimeQuestion,
+    "ntp": NtpQuestion,
 }
 
 
@@ -347,7 +353,7 @@ class _Peer:
         self._is_tcp = endpoint.transport == "tcp"
         self._speaks_unasked = self._is_tcp and PROTOCOLS[endpoint.protocol].once
 
-    def exchange(self, question: _Question) -> _Exchange:
+    def exchange(self, question: Question) -> Exchange:
         """Ask, and wait for the answer.
 
         Raises:
@@ -377,8 +383,8 @@ class _Peer:
             self._connection.close()
 
     def _connect_and_converse(
-        self, family: socket.AddressFamily, address: Any, question: _Question, deadline: float
-    ) -> _Exchange:
+        self, family: socket.AddressFamily, address: Any, question: Question, deadline: float
+    ) -> Exchange:
         sock = socket.socket(family, self._endpoint.kind)
         try:
             sock.settimeout(_left(deadline))
@@ -397,8 +403,8 @@ class _Peer:
         return exchange
 
     def _converse(
-        self, sock: socket.socket, question: _Question, deadline: float, began: tuple[int, int]
-    ) -> _Exchange:
+        self, sock: socket.socket, question: Question, deadline: float, began: tuple[int, int]
+    ) -> Exchange:
         if not self._speaks_unasked:
             sock.send(question.data)
         receive = self._receive_stream if self._is_tcp else self._receive_datagram
@@ -410,10 +416,10 @@ class _Peer:
             raise ValueError("it ends the connection without an answer")
         if answer == question.data:
             raise ValueError(f"it sends our question back, {answer!r}")
-        return _Exchange(answer, asked, arrived - start)
+        return Exchange(answer, asked, arrived - start)
 
     def _receive_datagram(
-        self, sock: socket.socket, question: _Question, deadline: float
+        self, sock: socket.socket, question: Question, deadline: float
     ) -> tuple[bytes, int]:
         while True:
             sock.settimeout(_left(deadline))
@@ -422,7 +428,7 @@ class _Peer:
             if question.is_answered_by(datagram):
                 return datagram, arrived
 
-    def _receive_stream(self, sock: socket.socket, question: _Question, deadline: float) -> tuple[bytes, int]:
+    def _receive_stream(self, sock: socket.socket, question: Question, deadline: float) -> tuple[bytes, int]:
         answer = b""
         while True:
             try:

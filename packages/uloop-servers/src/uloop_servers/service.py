@@ -289,9 +289,8 @@ def _limit(settings: Settings) -> int:
     """How many connections there may be."""
     if settings.max_connections is not None:
         return settings.max_connections
-    if sys.platform == "win32":
-        return sys.maxsize  # no such limit there
-    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if descriptors == resource.RLIM_INFINITY:
-        return sys.maxsize
-    return max(descriptors - SPARE_DESCRIPTORS, 1)
+    if sys.platform != "win32":  # where there is no such limit
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if descriptors != resource.RLIM_INFINITY:
+            return max(descriptors - SPARE_DESCRIPTORS, 1)
+    return sys.maxsize

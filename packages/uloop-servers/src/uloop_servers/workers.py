@@ -224,7 +224,7 @@ class Supervisor:
                 try:
                     os.waitpid(place.pid, 0)
                 except ChildProcessError:
-                    pass  # see _reap
+                    pass  # see reap
                 place.vacate()
         self._cancel_timers()
 
