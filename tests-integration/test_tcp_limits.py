@@ -116,6 +116,16 @@ def test_those_who_are_denied(start_server: Callable[..., Any], backend: str, op
         assert has_ended(denied)
     with connect(server) as allowed:
         assert TIME.fullmatch(ask(allowed))
+
+
+@ANOTHER_ADDRESS
+@pytest.mark.parametrize("options", [["--deny", "127.0.0.2"], ["--allow", "127.0.0.1/32"]])
+def test_those_who_are_denied_datagrams(
+    start_server: Callable[..., Any], backend: str, options: list[str]
+) -> None:
+    if sys.platform == "win32":
+        pytest.skip("wine sends from 127.0.0.1, whatever a datagram socket is bound to")
+    server = start_server(backend, *options)
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as denied,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as allowed,
