@@ -35,7 +35,7 @@ for name in package.__all__:
 TESTS = {
     "uloop-events": ["test_catalogue.py", "test_fairness.py", "test_event_mask.py"],
     "uloop-reactor": ["test_ancestor_interface.py", "test_stream.py", "test_datagram.py", "test_listener.py"],
-    "uloop-servers": ["."],
+    "uloop-servers": ["test_command_line.py", "test_open_server.py", "test_ntp.py", "test_admin_http.py"],
 }
 TEST_TOOLS = [f"{tool}=={version(tool)}" for tool in ("pytest", "pytest-timeout")]
 

@@ -13,8 +13,9 @@ import sys
 import threading
 
 from uloop_servers.ask import NoAnswerError, ask
-from uloop_servers.cli import READY, main
+from uloop_servers.cli import main
 from uloop_servers.endpoint import Endpoint
+from uloop_servers.run import READY
 
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # every address of this machine: one of them
 
@@ -33,7 +34,7 @@ class ReadyEndpoints(logging.Handler):
 
 def show(text: str) -> None:
     try:
-        print(text, flush=True)
+        print(text.replace("±", "+/-"), flush=True)  # which not every terminal has
     except OSError:
         pass  # nobody reads it, and the servers serve on
 
@@ -52,7 +53,7 @@ class Demonstration(threading.Thread):
             bound = self.ready.endpoints.get()
             reachable = Endpoint(bound.scheme, WILDCARDS.get(bound.host, bound.host), bound.port)
             try:
-                for reading in ask(reachable):
+                for reading in ask(reachable, notice=show):
                     show(f"it answers: {reading}")
             except NoAnswerError as error:
                 show(str(error))

@@ -59,7 +59,7 @@ LAYOUTS = [
     )
 ]
 NIST = re.compile(
-    rf"(?P<mjd>\d{{5}}) (?P<date>\d\d-\d\d-\d\d) {TIME} \d\d \d (?P<health>\d) +\d+\.\d UTC\(NIST\) .",
+    rf"(?P<mjd>\d{{5}}) (?P<date>\d\d-\d\d-\d\d) {TIME} \d\d \d (?P<health>\d) +\d+\.\d UTC\(NIST\) [!-~]",
     re.ASCII,
 )
 
