@@ -98,11 +98,27 @@ def test_a_thousand_clients_ask_twenty_times_each(start_server: Callable[..., An
 
 
 @pytest.mark.usefixtures("room_for_descriptors")
-def test_select_refuses_what_does_not_fit_and_goes_on(start_server: Callable[..., Any]) -> None:
+def test_select_serves_more_than_it_can_hold(start_server: Callable[..., Any]) -> None:
+    """Those who do not fit wait until those who were answered have been silent for a while."""
     server = start_server("select")
     waiting: set[Client] = set()
     with Uloop() as loop, ExitStack() as cleanup:
         clients = [Client(loop, server.ports["tcp"], 1, waiting) for _ in range(1100)]
+        for client in clients:
+            cleanup.callback(client.close)
+        for client in clients:
+            client.ask()
+        loop.run()
+        assert all(client.answers for client in clients)
+    assert len(server.lines) == 2, server.lines
+
+
+@pytest.mark.usefixtures("room_for_descriptors")
+def test_select_refuses_what_does_not_fit_and_goes_on(start_server: Callable[..., Any]) -> None:
+    server = start_server("select", "--max-connections", "2000")
+    waiting: set[Client] = set()
+    with Uloop() as loop, ExitStack() as cleanup:
+        clients = [Client(loop, server.ports["tcp"], 1, waiting) for _ in range(1030)]
         for client in clients:
             cleanup.callback(client.close)
         for client in clients:

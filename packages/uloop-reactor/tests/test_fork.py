@@ -103,6 +103,20 @@ def test_the_parent_keeps_all_when_the_child_lets_go(loop: Uloop, make_pair: Mak
     assert echo.answers == [b"one"]
 
 
+def test_a_child_made_by_a_callback_lets_go_of_all(loop: Uloop) -> None:
+    """A worker, say, that closes its parent's loop and runs one of its own."""
+
+    def child() -> None:
+        number = loop._turns.waker.fileno()
+        loop.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)
+
+    loop.call_soon(in_child, child)
+    loop.call_soon(loop.stop)
+    loop.run()
+
+
 def test_the_child_goes_on_after_reinit(loop: Uloop, make_pair: MakePair) -> None:
     ours, theirs = make_pair()
     echo = Echo(ours)

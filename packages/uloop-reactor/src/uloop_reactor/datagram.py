@@ -543,7 +543,17 @@ class DatagramSocket:
         self._enqueue((_bytes(data), sender or None, name, source))
 
     def receive_backlog(self) -> None:
-        """Deliver all that has arrived, before ``close``, say, which would throw it away."""
+        """Deliver all that has arrived, before ``close``, which would throw it away, and hear nobody again.
+
+        Elsewhere than on Linux what comes between this and ``close`` is lost.
+        """
+        if sys.platform == "linux" and self._sock.family != UNIX and not self._closed:
+            # A connected socket takes datagrams of its peer alone. Ours is then ourselves, and the kernel
+            # tells the others that nobody is here, or gives theirs to another process on this port.
+            try:
+                self._sock.connect(self._sock.getsockname())
+            except OSError:
+                pass  # there is no way to ourselves: the last ones may be lost
         for _ in range(LARGEST_BACKLOG):
             if self._closed or self.loop.closed or not self._receive():
                 return

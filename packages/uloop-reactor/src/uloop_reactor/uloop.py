@@ -401,7 +401,8 @@ class Uloop:
         if self._offload is not None:
             self._offload.close()
         self._turns.registry.close()
-        if not self._running:  # else when run is done with it, for signals may yet arrive
+        # While it runs: when run is done with it, for signals may yet arrive. But not those of a parent.
+        if not self._running or self._aside is not None:
             self._turns.waker.close()
         self._signals.restore()
 

@@ -35,6 +35,7 @@ log = logging.getLogger("uloop.servers")
 
 HEARTBEAT = 0.5  # seconds
 SUMMARY = 60.0  # seconds between two lines about what was refused
+SELECT, SELECT_ON_WINDOWS = 1024, 512  # descriptors that fit into select(2): FD_SETSIZE
 SPARE_DESCRIPTORS = 32  # for everything that is not a connection
 LOOK = 0.05  # seconds between two looks at who is left, in the end
 LEAVE = 1.0  # seconds that a client has in the end to finish what it is at
@@ -78,7 +79,7 @@ class Service:
         self._timers: list[Timer] = []
         own_ports = {endpoint.port for endpoint in self.endpoints if endpoint.transport == "udp"}
         self._guard = Guard(settings.policy, own_ports=own_ports)
-        self._crowd = Crowd(loop, _limit(settings))
+        self._crowd = Crowd(loop, _limit(settings, loop.backend))
         with ExitStack() as undo:
             for _, sock in bound:
                 undo.callback(sock.close)
@@ -102,7 +103,7 @@ class Service:
         """Have other limits and lists from now on; what else has changed needs a new process."""
         self._settings = settings
         self._guard.reconfigure(settings.policy)
-        self._crowd.limit = _limit(settings)
+        self._crowd.limit = _limit(settings, self.loop.backend)
         for server in self._tcp:
             server.idle_timeout = settings.idle_timeout
             server.write_timeout = settings.write_timeout
@@ -285,12 +286,16 @@ def own_reference(settings: Settings) -> Reference:
     return LocalReference(**stratum) if settings.trust_local_clock else KernelReference(**stratum)
 
 
-def _limit(settings: Settings) -> int:
+def _limit(settings: Settings, backend: str) -> int:
     """How many connections there may be."""
     if settings.max_connections is not None:
         return settings.max_connections
-    if sys.platform != "win32":  # where there is no such limit
+    if sys.platform == "win32":
+        descriptors = SELECT_ON_WINDOWS if backend == "select" else sys.maxsize
+    else:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if descriptors != resource.RLIM_INFINITY:
-            return max(descriptors - SPARE_DESCRIPTORS, 1)
-    return sys.maxsize
+        if descriptors == resource.RLIM_INFINITY:
+            descriptors = sys.maxsize
+        if backend == "select":
+            descriptors = min(descriptors, SELECT)
+    return max(descriptors - SPARE_DESCRIPTORS, 1)
