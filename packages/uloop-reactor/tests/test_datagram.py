@@ -492,6 +492,25 @@ def test_the_backlog_is_delivered_before_the_end(loop: Uloop, make_client: MakeC
     assert [client.recv(100) for _ in range(count)] == [b"%d" % number for number in range(count)]
 
 
+@pytest.mark.parametrize("host", [IPV4, "0.0.0.0", "::1", "::"])
+def test_who_comes_after_the_backlog_is_turned_away(loop: Uloop, make_client: MakeClient, host: str) -> None:
+    if sys.platform != "linux":
+        pytest.skip("elsewhere what a connected socket may still send to others differs")
+    if ":" in host and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    server = Echo.bind(loop, (host, 0), packet_info=True)
+    client = make_client(server, "::1" if ":" in host else IPV4)
+    client.send(b"in time")
+    server.receive_backlog(turn_away=True)
+    assert client.recv(100) == b"in time"  # sent when the socket was connected already
+    client.send(b"too late")
+    with pytest.raises(ConnectionRefusedError):
+        client.recv(100)
+    server.receive_backlog()
+    assert server.data == [b"in time"]
+    server.close()
+
+
 def test_a_backlog_that_closes_the_socket(loop: Uloop, make_client: MakeClient) -> None:
     server = Recorder.bind(loop, (IPV4, 0))
     server.then = lambda data: server.close()

@@ -542,14 +542,17 @@ class DatagramSocket:
         source = _source(_packet_info(_ancillary(control))) if self._packet_info else ()
         self._enqueue((_bytes(data), sender or None, name, source))
 
-    def receive_backlog(self) -> None:
-        """Deliver all that has arrived, before ``close``, which would throw it away, and hear nobody again.
+    def receive_backlog(self, *, turn_away: bool = False) -> None:
+        """Deliver all that has arrived, before ``close``, which would throw it away.
 
-        Elsewhere than on Linux what comes between this and ``close`` is lost.
+        Parameters:
+            turn_away: have the kernel turn away what comes from now on, so that nothing comes between
+                this and ``close``. On Linux alone; and only for a socket that no other process has
+                as well, for it would hear nothing any more either.
         """
-        if sys.platform == "linux" and self._sock.family != UNIX and not self._closed:
+        if turn_away and sys.platform == "linux" and self._sock.family != UNIX and not self._closed:
             # A connected socket takes datagrams of its peer alone. Ours is then ourselves, and the kernel
-            # tells the others that nobody is here, or gives theirs to another process on this port.
+            # tells the others that nobody is here, or gives theirs to another socket on this port.
             try:
                 self._sock.connect(self._sock.getsockname())
             except OSError:

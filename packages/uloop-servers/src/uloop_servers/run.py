@@ -76,13 +76,13 @@ def serve(settings: Settings, reload: Callable[[], Settings]) -> int:
     with ExitStack() as cleanup:
         try:
             _look_up_whom_to_follow(settings)
-            sets = _bind_all(settings, cleanup)
+            sets, inherited = _bind_all(settings, cleanup)
             admin_socket = _bind_for_metrics(settings, cleanup)
             _import_what_it_takes(settings)
             if settings.user is not None:
                 privileges.drop(settings.user)
             loop = cleanup.enter_context(Uloop(settings.backend))
-            return _run(loop, settings, reload, sets, admin_socket)
+            return _run(loop, settings, reload, sets, inherited, admin_socket)
         except StartError as error:
             log.error("%s", error)
         except (OSError, ValueError) as error:
@@ -95,6 +95,7 @@ def _run(
     settings: Settings,
     reload: Callable[[], Settings],
     sets: list[Bound],
+    inherited: bool,
     admin_socket: socket.socket | None,
 ) -> int:
     ledger = Ledger(settings.workers)
@@ -128,12 +129,14 @@ def _run(
 
     body: Body
     if settings.workers == 1:
-        body = Service(loop, settings, sets[0], ledger.rows[0])
+        body = Service(loop, settings, sets[0], ledger.rows[0], shared=inherited)
         loop.call_soon(ready)
     else:
         from .workers import Supervisor
 
-        body = Supervisor(loop, settings, sets, ledger, ready=ready, failed=lambda: give_up(1))
+        body = Supervisor(
+            loop, settings, sets, ledger, ready=ready, failed=lambda: give_up(1), shared=inherited
+        )
     if admin_socket is not None:
         from .admin import Admin
 
@@ -233,8 +236,8 @@ def _look_up_whom_to_follow(settings: Settings) -> None:
         raise StartError(f"cannot follow {host}: {reason}") from error
 
 
-def _bind_all(settings: Settings, cleanup: ExitStack) -> list[Bound]:
-    """A set of sockets for each worker; what was inherited is in all of them."""
+def _bind_all(settings: Settings, cleanup: ExitStack) -> tuple[list[Bound], bool]:
+    """A set of sockets for each worker, and whether there are inherited ones, which are in all of them."""
     inherited = inherited_sockets()
     for _, sock in inherited:
         cleanup.callback(sock.close)
@@ -246,7 +249,7 @@ def _bind_all(settings: Settings, cleanup: ExitStack) -> list[Bound]:
             sock, endpoint = _bind(endpoint, settings.workers > 1)  # the first has the port of all
             cleanup.callback(sock.close)
             one.append((endpoint, sock))
-    return sets
+    return sets, bool(inherited)
 
 
 def _bind(endpoint: Endpoint, share: bool) -> tuple[socket.socket, Endpoint]:

@@ -50,6 +50,8 @@ class Service:
         settings: how; its endpoints and workers do not count here.
         bound: each endpoint with its socket, which is bound, and listens if it is a stream's.
         counters: where to count.
+        shared: others hold the sockets too, and go on with them when this service ends: systemd, or
+            the parent of a worker.
 
     Raises:
         ValueError: the loop's backend has no room for another descriptor.
@@ -66,8 +68,11 @@ class Service:
         settings: Settings,
         bound: Sequence[tuple[Endpoint, socket.socket]],
         counters: Counters,
+        *,
+        shared: bool = False,
     ) -> None:
         self.loop = loop
+        self.shared = shared
         self.endpoints = [endpoint for endpoint, _ in bound]
         self._settings = settings
         self._counters = counters
@@ -121,7 +126,7 @@ class Service:
         for listening in self._tcp:
             listening.finish()
         for datagrams in self._udp:
-            datagrams.finish()
+            datagrams.finish(turn_away=not self.shared)
         self._crowd.tick()
         began = before = self._crowd.now
 

@@ -78,7 +78,11 @@ class UdpServer(DatagramSocket):
             kernel = self.timestamp_source == "kernel"
             tally[Count.KERNEL_TIMESTAMPS if kernel else Count.PROGRAM_TIMESTAMPS] += 1
 
-    def finish(self) -> None:
-        """Answer all that has arrived, and close."""
-        self.receive_backlog()
+    def finish(self, *, turn_away: bool) -> None:
+        """Answer all that has arrived, and close.
+
+        Parameters:
+            turn_away: have the kernel tell those who come too late that nobody is here.
+        """
+        self.receive_backlog(turn_away=turn_away)
         self.close()

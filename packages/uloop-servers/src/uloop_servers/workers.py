@@ -20,14 +20,14 @@ among which the kernel deals the clients out (SO_REUSEPORT). The rules:
 4. A worker without a heartbeat for 30 s hangs: it is killed, and rule 3 holds.
 5. To drain, the parent closes its copies of the sockets first, so that a worker's are the last
    ones: once that has emptied its backlog and closed them, the kernel accepts for nobody. Then it
-   sends SIGTERM. Who is there a second after the grace has passed is killed.
+   gives the order. Who is there a second after the grace has passed is killed.
 
 Parent and worker are connected by a channel, a pair of sockets. The worker sends one byte when it is
-ready; the parent sends new settings, pickled. (The worker is the one that strangers talk to:
-what it sends is never unpickled.) The end of the channel is the end of the process that held the other
-one: the parent learns of a death by it, and a worker without parent drains and ends, so that none
-serves on as an orphan. It ignores SIGINT and SIGHUP, which a terminal sends to parent and workers alike,
-and more than one SIGTERM: the parent, which has them too, decides what they mean.
+ready; the parent sends new settings, or the order to end, pickled. (The worker is the one that strangers
+talk to: what it sends is never unpickled.) The end of the channel is the end of the process that held
+the other one: the parent learns of a death by it, and a worker without parent drains and ends, so that
+none serves on as an orphan. A worker ignores SIGINT, SIGTERM and SIGHUP, which a terminal or systemd send to
+parent and workers alike: the parent has them too, and decides what they mean.
 
 There is no such thing on Windows, nor where a port cannot be shared: ``Endpoint.bind`` refuses.
 """
@@ -43,6 +43,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from uloop_reactor import Stream, Timer, Uloop
@@ -71,7 +72,7 @@ REAP_INTERVAL = 0.01  # seconds
 AFTER_GRACE = 1.0  # seconds
 UNSYNCHRONISED = 3  # a leap indicator, RFC 5905 §7.3
 UNSHARED = "processes cannot share a port on Windows, so there are no workers"
-TOLD_TO_END = (signal.SIGTERM,)
+SIGNALS_OF_THE_PARENT = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 IN_ORDER = "ended"
 
 READY = b"!"
@@ -82,7 +83,7 @@ LENGTH = struct.Struct("!I")
 
 
 def serve(settings: Settings, number: int, bound: Bound, counters: Counters, channel: socket.socket) -> int:
-    """What a worker does: serve until SIGTERM, or until its parent is gone.
+    """What a worker does: serve until its parent says that it is enough, or is gone.
 
     Parameters:
         settings: as they are now.
@@ -94,15 +95,21 @@ def serve(settings: Settings, number: int, bound: Bound, counters: Counters, cha
     Returns:
         The exit code.
     """
-    if sys.platform == "win32":
-        raise NotImplementedError(UNSHARED)
     with Uloop(settings.backend) as loop:
-        service = Service(loop, settings, bound, counters)
-        orders = Orders(loop, channel, number, service)
-        loop.on_signal(signal.SIGTERM, orders.drain)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD_TO_END)
+        Orders(loop, channel, number, Service(loop, settings, bound, counters, shared=True))
         loop.run()
     return 0
+
+
+@dataclass(frozen=True)
+class End:
+    """The order to drain and end.
+
+    Parameters:
+        shared: others hold the sockets, and will go on with them.
+    """
+
+    shared: bool
 
 
 class Orders(Stream):
@@ -113,7 +120,6 @@ class Orders(Stream):
         self._number = number
         self._service = service
         self._unread = bytearray()
-        self._draining = False
 
     def on_connect(self) -> None:
         self.write(READY)
@@ -125,18 +131,20 @@ class Orders(Stream):
             end = LENGTH.size + LENGTH.unpack_from(unread)[0]
             if len(unread) < end:
                 break
-            settings = pickle.loads(unread[LENGTH.size : end])
+            order = pickle.loads(unread[LENGTH.size : end])
             del unread[:end]
-            logs.configure(settings.log_format, settings.log_level, self._number)
-            self._service.reconfigure(settings)
+            self._obey(order)
 
     def on_close(self, reason: BaseException | None, /) -> None:
-        self.drain()  # the parent has gone
+        self._service.drain(self.loop.stop)  # the parent has gone
 
-    def drain(self) -> None:
-        if not self._draining:
-            self._draining = True
+    def _obey(self, order: Settings | End) -> None:
+        if isinstance(order, End):
+            self._service.shared = order.shared
             self._service.drain(self.loop.stop)
+        else:
+            logs.configure(order.log_format, order.log_level, self._number)
+            self._service.reconfigure(order)
 
 
 # The parent's side
@@ -151,10 +159,11 @@ class Supervisor:
         bound: the sockets of each worker; what they share can be in all sets.
         ledger: the counters, with a row for each worker.
         ready: called once, as ``ready()``, when all workers serve.
+        shared: somebody else holds the sockets too, systemd as a rule, and will go on with them.
         failed: called as ``failed()`` when all workers have ended because one could not be kept
             running, or did not end in order.
         work: what a worker does: it is called in the new process as ``work(settings, number, bound,
-            counters, channel)``, with SIGTERM blocked until it unblocks it, and returns the exit code.
+            counters, channel)``, and returns the exit code.
 
     Attributes:
         schemes: what is served.
@@ -170,6 +179,7 @@ class Supervisor:
         *,
         ready: Callable[[], object],
         failed: Callable[[], object],
+        shared: bool = False,
         work: Work = serve,
     ) -> None:
         self.schemes = {endpoint.scheme for endpoint, _ in bound[0]}
@@ -178,6 +188,7 @@ class Supervisor:
         self._settings = settings
         self._ready: Callable[[], object] | None = ready
         self._failed = failed
+        self._shared = shared
         self._work = work
         self._places = [
             Place(number, sockets, row)
@@ -208,8 +219,8 @@ class Supervisor:
             for _, sock in place.bound:
                 sock.close()
         for place in self._places:
-            if place.pid:
-                os.kill(place.pid, signal.SIGTERM)
+            if place.channel is not None:
+                place.channel.send(End(self._shared))
 
     def close(self) -> None:
         """End at once: kill all workers that are left. A second call does nothing."""
@@ -263,8 +274,8 @@ class Supervisor:
         except OSError as error:
             self._ended(place, f"could not be started ({error.strerror})")
             return
-        # A SIGTERM would kill a worker that has no handler for it yet, and what waits in its backlog.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, TOLD_TO_END)
+        # Until the worker ignores them, they would be handled as the parent handles them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS_OF_THE_PARENT)
         try:
             place.pid = os.fork()
             if place.pid == 0:
@@ -283,7 +294,7 @@ class Supervisor:
         """In the child: let go of all that is the parent's or another worker's, and work."""
         exit_code = 1
         try:
-            _forget_signal_handlers()
+            _leave_signals_to_the_parent()
             logs.configure(self._settings.log_format, self._settings.log_level, place.number)
             mine = {sock for _, sock in place.bound}
             for other in self._places:
@@ -343,7 +354,7 @@ class Supervisor:
             return
         pause = FIRST_PAUSE * 2 ** (place.early_deaths - 1) if early else 0.0
         if how == IN_ORDER:
-            # Somebody has sent it a SIGTERM, as a rule to all processes of the service, so to us too.
+            # It thought that we are gone; as far as we know that cannot be.
             pause = max(pause, FIRST_PAUSE)
         self._loop.call_later(pause, self._replace, place, how)
 
@@ -427,9 +438,9 @@ class Channel(Stream):
         self._place = place
         self._supervisor = supervisor
 
-    def send(self, settings: Settings) -> None:
-        """Have the worker serve with these from now on."""
-        data = pickle.dumps(settings)
+    def send(self, order: Settings | End) -> None:
+        """Have the worker serve with these settings from now on, or end."""
+        data = pickle.dumps(order)
         self.write(LENGTH.pack(len(data)) + data)
 
     def let_go(self) -> None:
@@ -455,12 +466,13 @@ def _kill(place: Place) -> None:
     os.kill(place.pid, signal.SIGKILL)  # until it is reaped the number is nobody else's
 
 
-def _forget_signal_handlers() -> None:
-    """In the child: what was to be called on a signal is the parent's."""
+def _leave_signals_to_the_parent() -> None:
+    """In the child, where signals are still blocked and the handlers are copies of the parent's."""
     if sys.platform == "win32":
         raise NotImplementedError(UNSHARED)
     for signum in signal.valid_signals():
         if callable(signal.getsignal(signum)):
             signal.signal(signum, signal.SIG_DFL)
-    for signum in (signal.SIGINT, signal.SIGHUP):
+    for signum in SIGNALS_OF_THE_PARENT:
         signal.signal(signum, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_OF_THE_PARENT)
