@@ -53,7 +53,7 @@ class Crowd:
     def __init__(self, loop: Uloop, limit: int) -> None:
         self.limit = limit
         self.now = loop.time()
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}  # in the order in which they came
         self._loop = loop
         self._silent: deque[tuple[float, Connection]] = deque()  # since when; the longest first
 
@@ -83,7 +83,7 @@ class Crowd:
                 silent.popleft()  # it has left, or has said something since
             latest = self._loop.time() - PATIENCE
             found = [(one.last_heard, one) for one in self.connections if one.last_heard <= latest]
-            silent.extend(sorted(found, key=lambda entry: entry[0]))
+            silent.extend(sorted(found, key=lambda entry: entry[0]))  # of equals, who came first is first
         return None
 
 
@@ -104,7 +104,7 @@ class Connection(Stream):
             write_timeout=server.write_timeout,
             linger_timeout=LINGER,
         )
-        server.crowd.connections.add(self)
+        server.crowd.connections[self] = None
         server.guard.connected(host)
         server.tally[Count.CONNECTIONS] += 1
         server.tally[Count.OPEN_CONNECTIONS] += 1
@@ -128,7 +128,7 @@ class Connection(Stream):
     def _leave(self) -> None:
         server = self._server
         if self in server.crowd.connections:
-            server.crowd.connections.discard(self)
+            del server.crowd.connections[self]
             server.guard.disconnected(self._host)
             server.tally[Count.OPEN_CONNECTIONS] -= 1
 
