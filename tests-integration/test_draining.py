@@ -63,6 +63,23 @@ def test_nothing_that_has_arrived_is_lost(server: Any) -> None:
     assert server.wait() == 0
 
 
+def test_who_waits_for_room_is_let_in(start_server: Callable[..., Any], backend: str) -> None:
+    server = start_server(backend, "tcp://127.0.0.1:0", "--max-connections", "5")
+    with ExitStack() as stack:
+        inside = [stack.enter_context(connect(server)) for _ in range(5)]
+        for client in inside:
+            client.sendall(b"time?")
+            assert TIME.fullmatch(client.recv(100))
+        waiting = [stack.enter_context(connect(server)) for _ in range(3)]
+        for client in waiting:
+            client.sendall(b"time?")
+        server.process.send_signal(signal.SIGTERM)
+        for client in inside:
+            client.close()
+        assert all(TIME.fullmatch(client.recv(100)) for client in waiting)
+    assert server.wait() == 0
+
+
 def test_clients_that_do_not_leave_hold_nothing_up(server: Any) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(connect(server)) for _ in range(20)]

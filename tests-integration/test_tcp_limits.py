@@ -6,6 +6,7 @@ import re
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -85,6 +86,17 @@ def test_the_longest_silent_makes_room_when_it_is_full(
 def test_a_client_who_leaves_makes_room_at_once(start_server: Callable[..., Any], backend: str) -> None:
     server = start_server(backend, "tcp://127.0.0.1:0", "--max-connections", "1")
     for _ in range(20):
+        with connect(server) as client:
+            assert TIME.fullmatch(ask(client))
+
+
+def test_who_has_been_told_all_makes_room_at_once(start_server: Callable[..., Any], backend: str) -> None:
+    """Else each of these would keep its place until it goes, or for two seconds."""
+    server = start_server(backend, "tcp://127.0.0.1:0", "daytime+tcp://127.0.0.1:0", "--max-connections", "1")
+    with ExitStack() as stack:
+        for _ in range(50):
+            lingering = stack.enter_context(connect(server, scheme="daytime+tcp"))
+            assert lingering.recv(100)
         with connect(server) as client:
             assert TIME.fullmatch(ask(client))
 

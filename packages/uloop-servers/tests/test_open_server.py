@@ -8,10 +8,12 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from ipaddress import ip_network
 
 import pytest
 from uloop_reactor import Uloop, available_backends
+from uloop_reactor.testing import VirtualClock
 from uloop_servers import Endpoint, Service, Settings, open_server
 
 TIME = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}")
@@ -151,10 +153,54 @@ def test_draining_answers_what_is_on_its_way(loop: Uloop) -> None:
         sock.sendall(b"time?")  # nobody has accepted yet
         ended: list[Service] = []
         server.drain(lambda: ended.append(server))
-        server.drain(lambda: ended.append(server))  # once is enough
+        server.drain(lambda: ended.append(server))  # once is enough, but both are told
         assert TIME.fullmatch(receive(loop, sock))
         assert receive(loop, sock) == b""
         sock.close()
         run_until(loop, lambda: ended)
-    assert ended == [server]
+    assert ended == [server, server]
+    server.drain(loop.stop)  # it has ended, and says so
+    loop.run()
     assert loop.stats().descriptors == 0
+
+
+def test_a_format_that_there_is_not(loop: Uloop) -> None:
+    with pytest.raises(ValueError, match="'roman' is no format of Daytime; known are xinetd, "):
+        open_server(loop, "daytime+udp://127.0.0.1:0", settings=Settings(daytime_format="roman"))
+
+
+def test_who_is_denied_from_now_on_is_cut_off(loop: Uloop) -> None:
+    server = open_server(loop, "tcp://127.0.0.1:0")
+    with socket.create_connection((server.endpoint.host, server.endpoint.port), 30) as sock:
+        sock.sendall(b"time?")
+        assert receive(loop, sock)
+        server.reconfigure(Settings(deny=(ip_network("127.0.0.0/8"),)))
+        with pytest.raises(ConnectionResetError):
+            sock.recv(100)
+    server.close()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_draining_gives_clients_a_second(backend: str) -> None:
+    """Who was answered just now may have a question on its way; who has been silent has none."""
+    clock = VirtualClock()
+    with Uloop(backend, clock=clock) as loop, ExitStack() as stack:
+        server = open_server(loop, "tcp://127.0.0.1:0")
+        address = (server.endpoint.host, server.endpoint.port)
+        silent, busy = (stack.enter_context(socket.create_connection(address, 30)) for _ in range(2))
+        for client in (silent, busy):
+            client.sendall(b"time?")
+            assert receive(loop, client)
+        loop.call_later(5, loop.stop)
+        loop.run()
+        busy.sendall(b"time?")
+        assert receive(loop, busy)
+        began = loop.time()
+        server.drain(loop.stop)
+        assert receive(loop, silent) == b""
+        assert loop.time() - began < 0.5
+        busy.sendall(b"time?")
+        assert TIME.fullmatch(receive(loop, busy))
+        assert receive(loop, busy) == b""
+        loop.run()
+        assert 1 <= loop.time() - began < 3

@@ -152,34 +152,45 @@ class Listener:
         self.loop.remove(self._sock)
         self._sock.close()
 
-    def accept_backlog(self) -> None:
-        """Accept all who wait, before ``close``, say, which would have the kernel reset them."""
-        self._accept(LARGEST_BACKLOG)
+    def accept_backlog(self) -> bool:
+        """Accept all who wait, before ``close``, say, which would have the kernel reset them.
+
+        Returns:
+            Whether nobody waits any more; ``False`` if there was no room for all, or no descriptor.
+        """
+        return self._accept(LARGEST_BACKLOG)
 
     def process_event(self, fileno: int, event: UEvent, /) -> None:
         """Accept who waits, but no more than leaves time for others."""
         self._accept(ACCEPTS_PER_TURN)
 
-    def _accept(self, most: int) -> None:
+    def _accept(self, most: int) -> bool:
         for _ in range(most):
-            if self._closed or not self._accepting:  # a factory can have seen to either
-                return
+            if self._closed or self._is_full():  # a factory can have seen to either
+                return False
             if self._admit is not None and not self._admit():
                 self._ask_again_later()
-                return
+                return False
             try:
                 sock, _ = self._sock.accept()
             except (BlockingIOError, InterruptedError):
-                return
+                return True
             except ConnectionError:
                 continue  # gone before we came
             except OSError as error:
                 if error.errno in EXHAUSTED:
                     self._begin_pause(error)
+                    return False
                 elif error.errno not in TROUBLE_OF_ONE_CLIENT:
                     raise
             else:
                 self._welcome(sock)
+                if self._shortage is not None and self._shortage.resting:
+                    return False
+        return False
+
+    def _is_full(self) -> bool:
+        return self._max_connections is not None and len(self.connections) >= self._max_connections
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self.connections)} connections"
@@ -239,15 +250,14 @@ class Listener:
 
     def _watch(self) -> None:
         """Ask for clients, unless there are enough of them, or too few descriptors."""
-        full = self._max_connections is not None and len(self.connections) >= self._max_connections
         resting = self._shortage is not None and self._shortage.resting
-        accepting = not (full or resting or self._asks_again is not None)
+        accepting = not (self._is_full() or resting or self._asks_again is not None)
         if accepting != self._accepting:
             self._accepting = accepting
             self.loop.modify(self._sock, UEvent.poll_in if accepting else UEvent.poll_none)
 
     def _ask_again_later(self) -> None:
-        if not self._closed:  # by admit
+        if not self._closed and self._asks_again is None:  # admit may have closed us
             self._asks_again = self.loop.call_later(ADMIT_INTERVAL, self._ask_again)
             self._watch()
 

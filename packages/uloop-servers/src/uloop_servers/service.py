@@ -29,7 +29,7 @@ from .udp import UdpServer
 if sys.platform != "win32":
     import resource
 
-__all__ = ["SLOWEST_HEARTBEAT", "Service", "open_server", "own_reference"]
+__all__ = ["SLOWEST_HEARTBEAT", "Service", "descriptors", "open_server", "own_reference"]
 
 log = logging.getLogger("uloop.servers")
 
@@ -37,6 +37,8 @@ HEARTBEAT = 0.5  # seconds
 SUMMARY = 60.0  # seconds between two lines about what was refused
 SELECT, SELECT_ON_WINDOWS = 1024, 512  # descriptors that fit into select(2): FD_SETSIZE
 SPARE_DESCRIPTORS = 32  # for everything that is not a connection
+FEWEST_SPARE = 16  # of these: our own, without the endpoints
+SPARE_FOR_METRICS = 64  # as many as there may be of its connections
 LOOK = 0.05  # seconds between two looks at who is left, in the end
 LEAVE = 1.0  # seconds that a client has in the end to finish what it is at
 SLOWEST_HEARTBEAT = 10.0  # seconds after which a loop does not turn any more
@@ -77,6 +79,8 @@ class Service:
         self._settings = settings
         self._counters = counters
         self._draining = False
+        self._began = 0.0  # draining
+        self._done: list[Callable[[], object]] = []
         self._closed = False
         self._tcp: list[TcpServer] = []
         self._udp: list[UdpServer] = []
@@ -84,7 +88,7 @@ class Service:
         self._timers: list[Timer] = []
         own_ports = {endpoint.port for endpoint in self.endpoints if endpoint.transport == "udp"}
         self._guard = Guard(settings.policy, own_ports=own_ports)
-        self._crowd = Crowd(loop, _limit(settings, loop.backend))
+        self._crowd = Crowd(loop, self._limit())
         with ExitStack() as undo:
             for _, sock in bound:
                 undo.callback(sock.close)
@@ -105,13 +109,19 @@ class Service:
         return self.endpoints[0]
 
     def reconfigure(self, settings: Settings) -> None:
-        """Have other limits and lists from now on; what else has changed needs a new process."""
+        """Have other limits and lists from now on; what else has changed needs a new process.
+
+        Who is denied now is cut off. The timeouts are those of connections that come from now on.
+        """
         self._settings = settings
         self._guard.reconfigure(settings.policy)
-        self._crowd.limit = _limit(settings, self.loop.backend)
+        self._crowd.limit = self._limit()
         for server in self._tcp:
             server.idle_timeout = settings.idle_timeout
             server.write_timeout = settings.write_timeout
+        for connection in list(self._crowd.connections):
+            if connection.is_denied:
+                connection.abort()
 
     def drain(self, done: Callable[[], object]) -> None:
         """Take no more clients, answer what has arrived, and end.
@@ -120,34 +130,47 @@ class Service:
             done: called as ``done()`` when nothing is left; after ``settings.grace`` seconds at the
                 latest.
         """
+        self._done.append(done)
+        if self._closed:
+            self.loop.call_soon(self._end)
         if self._draining or self._closed:
             return
         self._draining = True
-        for listening in self._tcp:
-            listening.finish()
         for datagrams in self._udp:
             datagrams.finish(turn_away=not self.shared)
         self._crowd.tick()
-        began = before = self._crowd.now
+        self._began = self._crowd.now
+        self._let_in_who_waits()
+        # A turn first for those who were let in just now, and for what the others have sent.
+        self.loop.call_later(LOOK if self._tcp or self._crowd.connections else 0, self._look_who_is_left)
 
-        def look() -> None:
-            nonlocal before
-            elapsed = self.loop.time() - began
-            for connection in list(self._crowd.connections):
-                if elapsed >= self._settings.grace or (elapsed >= 1.5 * LEAVE and not connection.unsent):
-                    connection.abort()
-                elif elapsed >= LEAVE or connection.last_heard < before:
-                    connection.close()
-            before = self._crowd.now
-            self._crowd.tick()
-            if self._crowd.connections:
-                self.loop.call_later(LOOK, look)
-            else:
-                self.close()
-                done()
+    def _let_in_who_waits(self) -> None:
+        self._tcp = [server for server in self._tcp if not server.finish()]  # for the others there is no room
 
-        # A turn first for those who were let in just now, and for what they have sent.
-        self.loop.call_later(LOOK if self._crowd.connections else 0, look)
+    def _look_who_is_left(self) -> None:
+        now = self.loop.time()
+        elapsed = now - self._began
+        self._crowd.tick()
+        for connection in list(self._crowd.connections):
+            if elapsed >= self._settings.grace or (elapsed >= 1.5 * LEAVE and not connection.unsent):
+                connection.abort()
+            elif elapsed >= LEAVE or now - connection.last_heard >= LEAVE:
+                connection.close()
+        self._let_in_who_waits()
+        if elapsed >= LEAVE:
+            for server in self._tcp:
+                server.stop_listening()
+            self._tcp.clear()
+        if self._tcp or self._crowd.connections:
+            self.loop.call_later(LOOK, self._look_who_is_left)
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        self.close()
+        done, self._done = self._done, []
+        for callback in done:
+            callback()
 
     def close(self) -> None:
         """End at once. A second call does nothing."""
@@ -206,21 +229,38 @@ class Service:
         vital[Vital.HEARTBEAT] = time.monotonic_ns()
 
     def _sum_up(self) -> None:
-        """A line or two, whatever strangers do."""
+        """A line or three, whatever strangers do."""
         before, self._told = self._told, self._count(*REFUSALS, Count.EVICTED)
         new = {count: number - before[count] for count, number in self._told.items()}
         evicted = new.pop(Count.EVICTED)
         reasons = [f"{count.name.lower()} {number}" for count, number in new.items() if number]
         if reasons:
-            log.info("refused %d in the last minute: %s", sum(new.values()), ", ".join(reasons))
+            log.info("refused %d since the last such line: %s", sum(new.values()), ", ".join(reasons))
         if evicted:
-            log.warning("full: %d silent connections had to make room in the last minute", evicted)
+            log.warning("full: %d connections had to make room for others", evicted)
+        waited, self._crowd.waited = self._crowd.waited, 0
+        if waited:
+            log.warning("full, and nobody was silent: clients had to wait; see --max-connections-per-source")
 
     def _count(self, *counts: Count) -> dict[Count, int]:
         tallies = [self._counters.of(scheme) for scheme in self.schemes]
         return {count: sum(tally[count] for tally in tallies) for count in counts}
 
     # What it is made of
+
+    def _limit(self) -> int:
+        """How many connections there may be: as many as asked for, if there are descriptors for them.
+
+        Below that, a client who can have none would be accepted by nobody and seen by nobody.
+        """
+        wanted = self._settings.max_connections
+        most = descriptors(self.loop.backend)
+        if wanted is not None:
+            return max(min(wanted, most - FEWEST_SPARE - len(self.endpoints)), 1)
+        spare = max(SPARE_DESCRIPTORS, FEWEST_SPARE + len(self.endpoints))
+        if self._settings.metrics is not None:
+            spare += SPARE_FOR_METRICS
+        return max(most - spare, 1)
 
     def _reference(self) -> Reference:
         if self._settings.follow is not None:
@@ -232,6 +272,11 @@ class Service:
         protocol = PROTOCOLS[endpoint.protocol]
         answer = protocol.answer
         if protocol.name == "daytime":
+            if self._settings.daytime_format not in daytime.FORMATS:
+                known = ", ".join(daytime.FORMATS)
+                raise ValueError(
+                    f"{self._settings.daytime_format!r} is no format of Daytime; known are {known}"
+                )
             answer = partial(daytime.answer, format=self._settings.daytime_format)
         tally = self._counters.of(endpoint.scheme)
         if endpoint.transport == "udp":
@@ -291,16 +336,11 @@ def own_reference(settings: Settings) -> Reference:
     return LocalReference(**stratum) if settings.trust_local_clock else KernelReference(**stratum)
 
 
-def _limit(settings: Settings, backend: str) -> int:
-    """How many connections there may be."""
-    if settings.max_connections is not None:
-        return settings.max_connections
+def descriptors(backend: str) -> int:
+    """How many this process may have, or the backend can watch."""
     if sys.platform == "win32":
-        descriptors = SELECT_ON_WINDOWS if backend == "select" else sys.maxsize
-    else:
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if descriptors == resource.RLIM_INFINITY:
-            descriptors = sys.maxsize
-        if backend == "select":
-            descriptors = min(descriptors, SELECT)
-    return max(descriptors - SPARE_DESCRIPTORS, 1)
+        return SELECT_ON_WINDOWS if backend == "select" else sys.maxsize
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if most == resource.RLIM_INFINITY:
+        most = sys.maxsize
+    return min(most, SELECT) if backend == "select" else most

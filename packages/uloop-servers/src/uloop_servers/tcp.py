@@ -7,9 +7,11 @@ A client that is let in is served until it goes; what it can do wrong, and what 
   us hold more than a few kilobytes.
 * It half-closes: it is answered for what it sent, then closed. It resets: it is let go of at once.
 * There are too many: all TCP endpoints of a process share one limit. When it is reached, the
-  next client takes the place of whoever has been silent longest, if that is two seconds or more;
-  otherwise it waits in the backlog. Without that rule, whoever opens enough connections and says
-  nothing shuts the others out for as long as ``idle_timeout``.
+  next client takes the place of one that has been told all it came for and does not go, or of
+  whoever has been silent longest, if that is two seconds or more; otherwise it waits in the
+  backlog. Without that rule, whoever opens enough connections and says nothing shuts the others
+  out for as long as ``idle_timeout``. Who talks on all of them still does; against that there is the
+  limit for one source, which is off by default since a farm behind NAT is one source, too.
 * No descriptor is left: the next ones wait in the backlog, too (see ``uloop_reactor.Listener``).
 """
 
@@ -46,6 +48,7 @@ class Crowd:
         limit: how many there may be at once.
 
     Attributes:
+        waited: how often somebody was left waiting because nobody could make room.
         now: the time of the loop when ``tick`` was last called. As exact as silence needs to be
             measured, and to read it costs a client's question nothing.
     """
@@ -53,9 +56,12 @@ class Crowd:
     def __init__(self, loop: Uloop, limit: int) -> None:
         self.limit = limit
         self.now = loop.time()
+        self.waited = 0
         self.connections: dict[Connection, None] = {}  # in the order in which they came
         self._loop = loop
+        self._served: dict[Connection, None] = {}  # those who only have to go
         self._silent: deque[tuple[float, Connection]] = deque()  # since when; the longest first
+        self._look_again = 0.0  # when somebody may have become silent enough
 
     def tick(self) -> None:
         """To be called twice a second or so."""
@@ -63,7 +69,10 @@ class Crowd:
 
     def admit(self) -> bool:
         """Whether one more may come: there is room, or somebody who can make room."""
-        return len(self.connections) < self.limit or self._next_to_leave() is not None
+        if len(self.connections) < self.limit or self._next_to_leave() is not None:
+            return True
+        self.waited += 1
+        return False
 
     def make_room(self) -> None:
         """Close who has been silent longest, if there is no room for the one who comes now."""
@@ -73,18 +82,39 @@ class Crowd:
                 break  # the limit was lowered, and nobody is silent
             connection.evict()
 
+    def may_leave(self, connection: Connection) -> None:
+        """This one has been served, and only has to go: it is the first to make room."""
+        self._served[connection] = None
+
+    def enter(self, connection: Connection) -> None:
+        """One more."""
+        self.connections[connection] = None
+
+    def leave(self, connection: Connection) -> bool:
+        """One less; tells whether it was in."""
+        self._served.pop(connection, None)
+        return self.connections.pop(connection, self) is None
+
     def _next_to_leave(self) -> Connection | None:
+        for connection in self._served:
+            return connection
         silent = self._silent
-        for _ in range(2):
+        while True:
             while silent:
                 since, connection = silent[0]
                 if connection in self.connections and connection.last_heard == since:
                     return connection
                 silent.popleft()  # it has left, or has said something since
-            latest = self._loop.time() - PATIENCE
-            found = [(one.last_heard, one) for one in self.connections if one.last_heard <= latest]
+            now = self._loop.time()
+            if now < self._look_again:
+                return None
+            # To look through all of them takes a while, so not before it can find anybody.
+            heard = [(one.last_heard, one) for one in self.connections]
+            found = [entry for entry in heard if entry[0] <= now - PATIENCE]
+            if not found:
+                self._look_again = min(heard, default=(now,), key=lambda entry: entry[0])[0] + PATIENCE
+                return None
             silent.extend(sorted(found, key=lambda entry: entry[0]))  # of equals, who came first is first
-        return None
 
 
 class Connection(Stream):
@@ -104,7 +134,7 @@ class Connection(Stream):
             write_timeout=server.write_timeout,
             linger_timeout=LINGER,
         )
-        server.crowd.connections[self] = None
+        server.crowd.enter(self)
         server.guard.connected(host)
         server.tally[Count.CONNECTIONS] += 1
         server.tally[Count.OPEN_CONNECTIONS] += 1
@@ -119,6 +149,11 @@ class Connection(Stream):
     def on_close(self, reason: BaseException | None, /) -> None:
         self._leave()
 
+    @property
+    def is_denied(self) -> bool:
+        """Whether it would not be let in any more."""
+        return self._server.guard.refuses_connection(self._host) is Count.DENIED
+
     def evict(self) -> None:
         """Make room for another, now."""
         self._server.tally[Count.EVICTED] += 1
@@ -127,8 +162,7 @@ class Connection(Stream):
 
     def _leave(self) -> None:
         server = self._server
-        if self in server.crowd.connections:
-            del server.crowd.connections[self]
+        if server.crowd.leave(self):
             server.guard.disconnected(self._host)
             server.tally[Count.OPEN_CONNECTIONS] -= 1
 
@@ -168,6 +202,7 @@ class LastWord(Connection):
             server.tally[Count.ANSWERED] += 1
             server.tally[Count.SENT_BYTES] += len(answer)
         self.close()
+        server.crowd.may_leave(self)
 
 
 class TcpServer:
@@ -207,9 +242,19 @@ class TcpServer:
         self._kind: Callable[..., Connection] = LastWord if protocol.once else Conversation
         self._listener = Listener(loop, sock, self._welcome, admit=crowd.admit)
 
-    def finish(self) -> None:
-        """Listen no more, but let in who waits. The connections live on."""
-        self._listener.accept_backlog()
+    def finish(self) -> bool:
+        """Let in who waits, then listen no more. The connections live on.
+
+        Returns:
+            Whether that is done; ``False`` if there is no room for all who wait: try again later.
+        """
+        done = self._listener.accept_backlog()
+        if done:
+            self._listener.close()
+        return done
+
+    def stop_listening(self) -> None:
+        """Listen no more, whoever waits. The connections live on."""
         self._listener.close()
 
     def close(self) -> None:
