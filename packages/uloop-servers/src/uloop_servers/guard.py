@@ -26,11 +26,12 @@ is no leak: chrony answers some of those beyond the limit, so that clients behin
 questions get through now and then, and each of these answers would keep a loop alive.
 
 What strangers can fill is bounded: the verdicts on ``ADDRESSES`` addresses and the shares of twice
-``SOURCES`` sources are remembered, about 10 MB when both are full, and one number for each source
-that has a connection. The guard of a worker knows what that worker has answered. Of sockets that share a port, the kernel gives
-all datagrams between two ports to the same worker, so a loop ends as soon as with one, but a source
-that asks from many ports can have its share from each. A socket that all workers read, inherited from
-systemd, gives its datagrams to anybody, so a loop there ends with the first worker that has had enough.
+``SOURCES`` sources are remembered, about 10 MB when both are full, and one number for each source that
+has a connection. The guard of a worker knows what that worker has answered. Of sockets that share a
+port, the kernel gives all datagrams between two ports to the same worker, so a loop ends as soon as with
+one, but a source that asks from many ports can have its share from each. A socket that all workers read,
+inherited from systemd, gives its datagrams to anybody, so a loop there ends with the first worker that
+has had enough.
 """
 
 from __future__ import annotations
