@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -18,7 +19,10 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from uloop_reactor import available_backends
+from uloop_reactor import Uloop, available_backends
+from uloop_servers import workers as rules
+from uloop_servers.config import Settings
+from uloop_servers.counters import Ledger
 
 SHARED = sys.platform == "linux" or sys.platform.startswith("freebsd")
 needs_sharing = pytest.mark.skipif(not SHARED, reason="sockets cannot share a port here")
@@ -291,6 +295,157 @@ def test_workers_that_crash_again_and_again(
     assert sum(f"{how}; starting another" in line for line in deaths) >= 4
 
 
+# While there is a file, no process can be started, or none that lives; each try is a line.
+TROUBLE = """
+import errno, os, socket, sys
+from uloop_servers import cli, workers
+
+kind, file, *arguments = sys.argv[1:]
+workers.PAUSES = (0.01,)
+
+def refuse(call, error):
+    def refusing():
+        if os.path.exists(file):
+            os.write(2, b"tried\\n")
+            raise OSError(error, os.strerror(error))
+        return call()
+    return refusing
+
+def crash():
+    if os.path.exists(file):
+        os.write(2, b"tried\\n")
+        os._exit(3)
+
+if kind == "no process":
+    os.fork = refuse(os.fork, errno.EAGAIN)
+elif kind == "no descriptor":
+    socket.socketpair = refuse(socket.socketpair, errno.EMFILE)
+else:
+    os.register_at_fork(after_in_child=crash)
+sys.exit(cli.main(["serve", *arguments]))
+"""
+KINDS = ["no process", "no descriptor", "crash"]
+
+
+def wait_for_tries(program: Any, count: int) -> None:
+    while count:
+        count -= program.next_line() == "tried"
+
+
+def is_served(client: socket.socket) -> bool:
+    try:
+        client.sendall(b"time?")
+        return TIME.fullmatch(client.recv(100)) is not None
+    except ConnectionError:
+        return False
+
+
+@needs_sharing
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_place_in_trouble_does_not_end_the_others(
+    start_program: Start, tmp_path: Path, backend: str, kind: str
+) -> None:
+    file = tmp_path / "trouble"
+    program = start_program("-c", TROUBLE, kind, str(file), "--backend", backend, *TWO)
+    port = int(wait_for_line(program, r"serving tcp://127\.0\.0\.1:\d+").rpartition(":")[2])
+    url = metrics_url(program)
+    with workers_of(program.process.pid) as workers, ExitStack() as stack:
+        survivor, victim = workers()
+        # So many that the survivor has some, as good as for sure.
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 30)) for _ in range(30)]
+        assert all(is_served(client) for client in clients)
+        file.touch()
+        os.kill(victim, SIGKILL)
+        wait_for_tries(program, 3 * rules.MOST_FAILURES)
+        assert survivor in workers()
+        assert any(is_served(client) for client in clients)
+        assert get(url.replace("metrics", "livez")) == (200, "ok\n")
+        status, text = get(url.replace("metrics", "readyz"))
+        assert status == 503
+        assert re.fullmatch(r"worker [01] is not ready\n", text)
+        file.unlink()
+        wait_until(lambda: get(url.replace("metrics", "readyz"))[0] == 200)
+        assert len(workers()) == 2
+        assert survivor in workers()
+        restarts = counters(url)["uloop_worker_restarts_total"]
+        assert program.terminate() == 0
+    deaths = [line for line in program.lines if "; starting another" in line]
+    assert restarts == len(deaths)
+    failed = [line for line in program.lines if "could not be started" in line]
+    if kind == "crash":
+        assert len(deaths) >= 3 * rules.MOST_FAILURES
+        assert not failed
+    else:
+        assert len(deaths) == 1
+        assert len(failed) == 1, "one line for all tries"
+        assert "; trying again" in failed[0]
+
+
+@needs_sharing
+@pytest.mark.parametrize("kind", KINDS)
+def test_trouble_in_all_places_ends_it(start_program: Start, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "trouble"
+    program = start_program("-c", TROUBLE, kind, str(file), *TWO)
+    metrics_url(program)
+    with workers_of(program.process.pid) as workers:
+        before = workers()
+        file.touch()
+        for worker in before:
+            os.kill(worker, SIGKILL)
+        assert program.wait() == 1
+    assert sum("; giving up" in line for line in program.lines) == 1
+    assert program.lines.count("tried") >= 2 * (rules.MOST_FAILURES - 1)  # it has begun with a death
+
+
+@needs_sharing
+def test_a_start_that_succeeds_in_part_has_failed(start_program: Start) -> None:
+    """Or whoever waits for it to be ready would wait for ever."""
+    program = start_program(
+        "-c",
+        "import errno, os, sys\n"
+        "from uloop_servers import cli, workers\n"
+        "workers.PAUSES = (0.01,)\n"
+        "fork = os.fork\n"
+        "def second_time():\n"
+        "    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))\n"
+        "def first_time():\n"
+        "    os.fork = second_time\n"
+        "    return fork()\n"
+        "os.fork = first_time\n"
+        f"sys.exit(cli.main(['serve', *{TWO!r}]))",
+    )
+    with workers_of(program.process.pid) as workers:
+        assert program.wait() == 1
+        assert not workers()
+    reason = f"worker 1 could not be started ({os.strerror(errno.EAGAIN)})"
+    first, last = [line for line in program.lines if reason in line]
+    assert first.endswith("; trying again")
+    assert last.endswith("; giving up")
+
+
+@needs_sharing
+def test_the_pauses_between_tries_grow_and_end() -> None:
+    place = rules.Place(0, [], Ledger().rows[0])
+    pauses = []
+    for failures in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 5000):
+        place.failures = failures
+        pauses.append(place.pause())
+    assert pauses == [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10]
+
+
+@needs_sharing
+def test_an_empty_place_is_no_reason_to_kill_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives no sign of life for up to 10 s, as long as an ill worker may take for one."""
+    monkeypatch.setattr(rules, "SLOWEST_HEARTBEAT", -1.0)
+    with Uloop() as loop:
+        parent = rules.Supervisor(
+            loop, Settings(workers=2), [[], []], Ledger(2), ready=lambda: None, failed=lambda: None
+        )
+        assert parent.problems() == []
+        assert parent.unready() == ["worker 0 is not ready", "worker 1 is not ready"]
+        parent.close()
+
+
 @needs_sharing
 def test_a_worker_that_hangs_is_replaced(start_program: Start) -> None:
     program = start_program(
@@ -315,6 +470,49 @@ def test_a_worker_that_hangs_is_replaced(start_program: Start) -> None:
         assert before - workers() == {min(before)}
         assert len(workers()) == 2
         assert program.terminate() == 0
+
+
+# The port
+
+
+@needs_sharing
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_second_service_does_not_get_the_port(
+    start_server: Start, start_program: Start, transport: str, host: str
+) -> None:
+    server = start_server(BEST, *TWO)
+    taken = f"{transport}://{host}:{server.ports[transport]}"
+    second = start_program("-m", "uloop_servers", "serve", "--workers", "2", taken)
+    assert second.wait() == 1
+    (line,) = second.lines
+    assert f"cannot serve {taken}: {os.strerror(errno.EADDRINUSE)}" in line
+
+
+@needs_sharing
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_an_endpoint_is_listed_twice(start_program: Start, transport: str) -> None:
+    with socket.socket(type=socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        endpoint = f"{transport}://127.0.0.1:{sock.getsockname()[1]}"
+    program = start_program("-m", "uloop_servers", "serve", "--workers", "2", endpoint, endpoint)
+    assert program.wait() == 1
+    (line,) = program.lines
+    assert f"cannot serve {endpoint}: {os.strerror(errno.EADDRINUSE)}" in line
+
+
+@needs_sharing
+def test_the_same_port_right_after_the_end(start_server: Start) -> None:
+    """The connections that the service was the first to end are in TIME_WAIT still."""
+    server = start_server(BEST, *TWO)
+    with connect(server) as client:
+        client.sendall(b"time?")
+        assert TIME.fullmatch(client.recv(100))
+        server.process.terminate()
+        assert client.recv(100) == b""
+    assert server.wait() == 0
+    again = [f"{transport}://127.0.0.1:{port}" for transport, port in server.ports.items()]
+    assert start_server(BEST, "--workers", "2", *again).ports == server.ports
 
 
 # The parent

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from uloop_reactor import Uloop
-from uloop_reactor.datagram import Address, DatagramSocket, Options
+from uloop_reactor.datagram import Address, DatagramSocket, Options, _is_shared_address
 
 IPV4 = "127.0.0.1"
 
@@ -106,6 +106,44 @@ def test_multicast_is_seen_as_such(loop: Uloop) -> None:
         assert server.broadcasts == [True]
         assert client.recv(100) == b"x"  # from an address of ours
     server.close()
+
+
+def test_multicast_to_a_socket_of_both_families(loop: Uloop) -> None:
+    """An inherited one; what comes over IPv4 is told as ``::ffff:239.255.77.79``."""
+    if sys.platform != "linux":
+        pytest.skip("other systems do not let an IPv6 socket into groups of IPv4")
+    group = "239.255.77.79"
+    try:
+        sock = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    sock.close()
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind(("::", 0))
+    member = socket.inet_aton(group) + socket.inet_aton(IPV4)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+    server = Recorder(loop, sock, packet_info=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(IPV4))
+        client.sendto(b"x", (group, server.address[1]))
+        client.sendto(b"x", (IPV4, server.address[1]))
+        run_until(loop, lambda: len(server.broadcasts) == 2)
+    assert server.destinations == [f"::ffff:{group}", f"::ffff:{IPV4}"]
+    assert server.broadcasts == [True, False]
+    server.abort()  # its answer has no address to leave from
+
+
+@pytest.mark.parametrize(
+    ("host", "shared"),
+    [
+        *(("224.0.0.1", True), ("255.255.255.255", True), ("192.0.2.255", False)),
+        *(("::ffff:224.0.0.1", True), ("::FFFF:255.255.255.255", True), ("::ffff:192.0.2.1", False)),
+        *(("ff02::1%lo", True), ("FF02::1", True), ("::1", False), ("fe80::1", False), ("::ffff:0:1", False)),
+    ],
+)
+def test_addresses_of_many(host: str, shared: bool) -> None:
+    assert _is_shared_address(host) is shared
 
 
 def test_a_socket_bound_to_a_group(loop: Uloop) -> None:

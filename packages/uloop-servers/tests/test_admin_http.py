@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPResponse
 
 import pytest
@@ -402,34 +403,81 @@ def test_the_next_request_has_5_seconds_from_the_last_answer(virtual: Virtual) -
     assert 21 <= loop.time() - began <= 26.1  # the last answer was at 16
 
 
-def test_64_connections_at_most(virtual: Virtual) -> None:
-    loop, connect, one = virtual
-    for _ in range(70):
-        connect()
-    crowds = []
-    loop.call_every(0.1, lambda: crowds.append(len(one._listener.connections)), first=0)
-    while loop.time() and max(crowds, default=0) < 64:
-        loop.run_once()
-    for _ in range(20):
-        loop.run_once()
-    assert max(crowds) == 64
-    # Who waits comes in when the first ones have had their time.
-    last = connect()
-    last.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-    last.setblocking(False)
-    answer = b""
+REQUEST = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 
-    def look() -> None:
-        nonlocal answer
+
+def await_turns(loop: Uloop, answers: Callable[[], bytes]) -> bytes:
+    """What comes; not in so much as a second of the loop's."""
+    until = loop.time() + 1
+    while loop.time() < until:
+        loop.run_once(0.01)
         try:
-            answer = last.recv(1000)
+            return answers()
         except BlockingIOError:
-            return
-        loop.stop()
+            pass
+    return b"nothing"
 
-    loop.call_every(0.1, look)
-    loop.run()
-    assert answer.startswith(b"HTTP/1.1 200 OK")
+
+def is_over(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        return client.recv(1000) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_64_silent_connections_do_not_keep_anybody_out(virtual: Virtual) -> None:
+    """The oldest make room, at once."""
+    loop, connect, one = virtual
+    clients = []
+    for _ in range(63):
+        clients.append(connect())
+        loop.run_once(1)
+    last = connect()  # and one that is answered, which makes it younger than those before it
+    clients.insert(0, last)
+    last.sendall(REQUEST)
+    last.setblocking(False)
+    assert await_turns(loop, lambda: last.recv(1000)).startswith(b"HTTP/1.1 200 OK")
+    assert len(one._open()) == 64
+    for _ in range(3):
+        tool = connect()
+        tool.sendall(REQUEST)
+        tool.setblocking(False)
+        assert await_turns(loop, lambda: tool.recv(1000)).startswith(b"HTTP/1.1 200 OK")  # noqa: B023
+        assert len(one._open()) == 64
+    assert [is_over(client) for client in clients] == [False] + [True] * 3 + [False] * 60
+
+
+def test_a_crowd_at_the_door_is_64_inside(virtual: Virtual) -> None:
+    loop, connect, one = virtual
+    clients = [connect() for _ in range(70)]
+    await_turns(loop, lambda: b"all" if sum(map(is_over, clients)) >= 6 else clients[-1].recv(1))
+    assert len(one._open()) == 64
+    assert [is_over(client) for client in clients] == [True] * 6 + [False] * 64
+
+
+def test_one_that_takes_its_answer_stays(virtual: Virtual, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If all do, who comes waits."""
+    monkeypatch.setattr(admin, "MOST_CONNECTIONS", 2)
+    loop, connect, one = virtual
+    long = HTTPStatus.OK, "text/plain", b"x" * 10_000_000
+    with monkeypatch.context() as patch:
+        patch.setattr(one, "_answer", lambda path: long)
+        for _ in range(2):
+            connect().sendall(REQUEST)
+            loop.run_once(1)
+    while len(one._open()) < 2 or not all(connection.unsent for connection in one._open()):
+        loop.run_once(0.01)
+    busy = one._open()
+    waiting = connect()
+    waiting.sendall(REQUEST)
+    waiting.setblocking(False)
+    assert await_turns(loop, lambda: waiting.recv(1000)) == b"nothing"
+    assert set(one._open()) == set(busy)
+    busy[0].abort()
+    assert await_turns(loop, lambda: waiting.recv(1000)).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_close_ends_the_connections_in_order(virtual: Virtual) -> None:

@@ -46,6 +46,11 @@ def test_help(command: tuple[str, ...]) -> None:
         (("serve", "--back=poll"), "--back"),
         (("serve", "--rate-limit", "fast"), "argument --rate-limit: 'fast' is not a number of answers"),
         (("serve", "--allow", "10.0.0.1/8"), "argument --allow: '10.0.0.1/8' is an address within a network"),
+        (
+            ("serve", "--follow", "x", "--trust-local-clock"),
+            "uloop-servers serve: --follow: it excludes trust-local-clock: ",
+        ),
+        (("serve", "--follow", "x", "--stratum", "1"), "--stratum: it excludes follow: the stratum is "),
         (("check-config",), "FILE"),
         (("ask",), "ENDPOINT"),
         (("ask", "127.0.0.1"), "'127.0.0.1' is not an endpoint like"),
@@ -82,6 +87,7 @@ def test_an_unknown_backend_lists_those_there_are() -> None:
             "'fast' is not a number of answers a second, like 10, or 0 for no limit",
         ),
         ("ULOOP_ENDPOINTS", "tcp://x ftp://x", "'ftp://x' has the unknown scheme 'ftp'"),
+        ("ULOOP_RATELIMIT", "1", "unknown variable; did you mean ULOOP_RATE_LIMIT?"),
     ],
 )
 def test_a_bad_environment(variable: str, text: str, reason: str) -> None:

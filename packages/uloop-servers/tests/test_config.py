@@ -226,6 +226,38 @@ def test_one_line_whatever_is_given(variable: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("ULOOP_RATELIMIT", "did you mean ULOOP_RATE_LIMIT?"),
+        ("ULOOP_RATE-LIMIT", "did you mean ULOOP_RATE_LIMIT?"),
+        ("ULOOP_Stratum", "did you mean ULOOP_STRATUM?"),
+        ("ULOOP_CONFIGS", "did you mean ULOOP_CONFIG?"),
+        ("ULOOP_", "known are ULOOP_CONFIG, ULOOP_ENDPOINTS, ULOOP_WORKERS, "),
+        ("ULOOP_SUPPORT", "unknown variable; "),
+    ],
+)
+def test_an_unknown_variable(variable: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        settings_of(**{variable: "1"})
+    assert str(refusal.value).startswith(f"{variable}: unknown variable; ")
+    assert hint in str(refusal.value)
+    assert settings_of(**{variable: " "}) == Settings()  # an empty one counts as unset
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        *("ULOOP_PORT", "ULOOP_PORT_123_UDP", "ULOOP_PORT_123_UDP_ADDR", "ULOOP_SERVICE_HOST"),
+        *("ULOOP_SERVICE_PORT", "ULOOP_SERVICE_PORT_NTP", "ULOOP_SERVERS_SERVICE_HOST", "ULOOP_SERVERS_PORT"),
+        *("ULOOPING", "MY_ULOOP_RATELIMIT"),
+    ],
+)
+def test_variables_that_are_not_for_us(variable: str) -> None:
+    """Kubernetes has such for a service called uloop, or uloop-servers."""
+    assert settings_of(**{variable: "tcp://10.0.0.1:123"}) == Settings()
+
+
+@pytest.mark.parametrize(
     ("arguments", "environment", "sentence"),
     [
         (
@@ -247,6 +279,7 @@ def test_what_excludes_each_other(
     with pytest.raises(ConfigError) as refusal:
         settings_of(*arguments, **environment)
     assert str(refusal.value) == sentence
+    assert refusal.value.usage == (not environment)
 
 
 def test_a_flag_that_says_no_ends_a_contradiction() -> None:

@@ -16,6 +16,7 @@ import pytest
 from uloop_reactor import DatagramSocket, Uloop, available_backends
 from uloop_reactor.datagram import Address
 from uloop_reactor.testing import VirtualClock
+from uloop_servers import follow
 from uloop_servers.follow import Daemon
 from uloop_servers.protocols import ntp
 from uloop_servers.timesource import PHI, SECOND, UNSYNCHRONISED, Quality, TimeSource
@@ -47,6 +48,15 @@ class Peer(DatagramSocket, TimeSource):
         assert answer is not None
         for datagram in self.mood(answer):
             self.reply(datagram)
+
+
+LONGEST_WAY = follow.LONGEST_WAY
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers may take a second, since the machine that runs the tests is busy."""
+    monkeypatch.setattr(follow, "LONGEST_WAY", SECOND)
 
 
 @pytest.fixture
@@ -115,7 +125,7 @@ def test_what_the_daemon_says_is_copied(
     told = quality(daemon)
     assert (told.leap, told.stratum, told.reference_id) == (1, 3, bytes((192, 0, 2, 7)))
     assert (told.reference_time, told.root_delay) == (peer.told.reference_time, 0.015625)
-    assert 0.03125 <= told.root_dispersion < 0.04
+    assert 0.03125 <= told.root_dispersion < 0.03125 + 1  # with the time under way
     assert lines() == [GOOD_LINE]
 
 
@@ -242,6 +252,74 @@ def test_a_daemon_of_another_clock_is_no_witness(
     )
 
 
+class Early:
+    """A clock by which the questions left so many ns earlier: they were under way for longer."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.by = 0
+        patch.setattr(follow, "time", self)
+
+    def time_ns(self) -> int:
+        return time.time_ns() - self.by
+
+
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> Early:
+    return Early(monkeypatch)
+
+
+@pytest.mark.parametrize("offset", [0, -SECOND // 100])
+def test_a_daemon_that_is_too_far_away_is_no_witness(
+    offset: int,
+    early: Early,
+    loop: Uloop,
+    peer: Peer,
+    lines: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its clock may be ours, or not."""
+    monkeypatch.setattr(follow, "LONGEST_WAY", LONGEST_WAY)
+    early.by = SECOND // 50
+    peer.offset = offset
+    daemon = Daemon(loop, HOST, peer.address[1])
+    run_for(loop, 0.5)
+    too_far = (
+        "is too far away to tell whether it steers this machine's clock; so the clock counts as not "
+        "synchronised"
+    )
+    assert lines() == [too_far]
+    run_for(loop, 100)
+    assert quality(daemon) == UNSYNCHRONISED
+    assert lines() == []
+    daemon.close()
+
+
+def test_one_answer_that_took_long_is_as_none(
+    early: Early, loop: Uloop, peer: Peer, lines: Callable[[], list[str]]
+) -> None:
+    """Four in a row are too many, and are not called a daemon that does not answer."""
+    daemon = Daemon(loop, HOST, peer.address[1])
+    run_for(loop, 0.5)
+    early.by = 2 * SECOND
+    run_for(loop, 1 + 3 * 16 + 15)  # asked at 1, 17, 33 and 49 s
+    assert quality(daemon).synchronised
+    assert lines() == [GOOD_LINE]
+    run_for(loop, 2)
+    assert quality(daemon) == UNSYNCHRONISED
+    (line,) = lines()
+    assert line.startswith("is too far away")
+    daemon.close()
+
+
+def test_the_time_under_way_is_added_to_the_dispersion(early: Early, loop: Uloop, peer: Peer) -> None:
+    """A clock that is apart by less than that looks the same."""
+    early.by = SECOND // 10
+    daemon = Daemon(loop, HOST, peer.address[1])
+    run_for(loop, 0.5)
+    assert 0.03125 + 0.1 <= quality(daemon).root_dispersion < 0.03125 + 1
+    daemon.close()
+
+
 def test_what_does_not_answer_the_question_is_passed_over(loop: Uloop, peer: Peer, daemon: Daemon) -> None:
     forged = bytes((0xE4, 0)) + bytes(10) + b"DENY" + bytes(32)
     peer.mood = lambda answer: [b"", b"hello", forged, answer[:47], answer, answer, forged]
@@ -288,9 +366,42 @@ def test_of_several_addresses_the_one_that_answers(
     daemon.close()
 
 
-def test_a_host_that_there_is_not(loop: Uloop) -> None:
-    with pytest.raises(OSError, match=r"."):
-        Daemon(loop, "no-such-host.invalid", 123)
+@pytest.mark.parametrize("error", [socket.gaierror(socket.EAI_AGAIN, "again"), UnicodeError("too long")])
+def test_a_name_that_is_unknown_for_a_while(
+    error: Exception,
+    loop: Uloop,
+    peer: Peer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It counts as a daemon that does not answer, and is looked up until it is found."""
+    found = socket.getaddrinfo(HOST, peer.address[1], type=socket.SOCK_DGRAM)
+    known = False
+
+    def look_up(*_: object, **__: object) -> object:
+        if known:
+            return found
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    daemon = Daemon(loop, "time.example", peer.address[1])
+    run_for(loop, 16)  # asked at 0, 1, 3, 7 and 15 s
+    assert quality(daemon) == UNSYNCHRONISED
+    name = f"the time daemon at time.example:{peer.address[1]}"
+    silent = f"{name} does not answer; so the clock counts as not synchronised"
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [silent]
+    known = True
+    run_for(loop, 16)
+    assert quality(daemon).synchronised
+    daemon.close()
+
+
+def test_closed_before_the_name_is_found(loop: Uloop, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = socket.getaddrinfo(HOST, peer.address[1], type=socket.SOCK_DGRAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    Daemon(loop, "time.example", peer.address[1]).close()
+    run_for(loop, 100)
+    assert peer.asked == 0
 
 
 def test_closed_it_asks_no_more(loop: Uloop, peer: Peer, daemon: Daemon) -> None:

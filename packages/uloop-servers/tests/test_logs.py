@@ -6,6 +6,9 @@ import io
 import json
 import logging
 import os
+import select
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from uloop_reactor import available_backends
 from uloop_servers import logs
 
 LOG = logging.getLogger("uloop.servers")
@@ -273,3 +277,177 @@ def test_a_reader_that_has_gone() -> None:
     finally:
         os.close(writing)
     assert process.returncode == 7
+
+
+if sys.platform != "win32":  # where nobody can look at a pipe
+
+    def fill(fileno: int) -> None:
+        """Write to a pipe until it is full."""
+        os.set_blocking(fileno, False)
+        for size in (4096, 1):
+            try:
+                while True:
+                    os.write(fileno, b"." * size)
+            except BlockingIOError:
+                pass
+        os.set_blocking(fileno, True)
+
+    def drain(fileno: int) -> bytes:
+        """Read what is in a pipe."""
+        os.set_blocking(fileno, False)
+        read = b""
+        try:
+            while chunk := os.read(fileno, 65536):
+                read += chunk
+        except BlockingIOError:
+            pass
+        os.set_blocking(fileno, True)
+        return read
+
+    class Pipe:
+        """Standard error, as a pipe."""
+
+        def __init__(self, patch: pytest.MonkeyPatch) -> None:
+            self.reading, self.writing = os.pipe()
+            self._patch = patch
+            self._stream = open(self.writing, "w", encoding="utf-8")  # noqa: SIM115
+
+        def configure(self, form: str = "text") -> None:
+            """From the test itself on, since pytest has its own until then."""
+            self._patch.setattr(sys, "stderr", self._stream)
+            logs.configure(form)
+
+        def lines(self) -> list[str]:
+            return drain(self.reading).decode().lstrip(".").splitlines()
+
+        def close(self) -> None:
+            self._patch.undo()
+            self._stream.close()
+            os.close(self.reading)
+
+    @pytest.fixture
+    def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipe]:
+        monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+        with closing(Pipe(pytest.MonkeyPatch())) as pipe:
+            yield pipe
+        logs.HANDLER.forget()
+
+    @pytest.mark.timeout(30)  # a line that waits for room waits for ever
+    def test_what_nobody_reads_is_lost_and_counted(pipe: Pipe) -> None:
+        pipe.configure()
+        fill(pipe.writing)
+        LOG.error("one")
+        assert pipe.lines() == []
+        LOG.info("two")
+        said = "lost here, because nobody read what was written before"
+        assert pipe.lines() == [f"uloop-servers: warning: 1 line was {said}", "uloop-servers: two"]
+        fill(pipe.writing)
+        LOG.error("three")
+        LOG.error("four")
+        pipe.lines()
+        LOG.info("five")
+        LOG.info("six")
+        assert pipe.lines() == [
+            f"uloop-servers: warning: 2 lines were {said}",
+            "uloop-servers: five",
+            "uloop-servers: six",
+        ]
+
+    @pytest.mark.timeout(30)
+    def test_what_is_lost_is_told_in_json_too(pipe: Pipe) -> None:
+        pipe.configure("json")
+        fill(pipe.writing)
+        LOG.error("one")
+        pipe.lines()
+        LOG.info("two")
+        first, second = (json.loads(line) for line in pipe.lines())
+        assert list(first) == list(second) == ["time", "level", "logger", "message"]
+        assert (first["level"], first["logger"]) == ("warning", "uloop.servers")
+        assert first["message"].startswith("1 line was lost")
+
+    @pytest.mark.timeout(30)
+    def test_a_long_line_comes_whole_or_is_torn(pipe: Pipe) -> None:
+        """What comes after one that is torn begins on a line of its own."""
+        pipe.configure()
+        long = "x" * 10 * select.PIPE_BUF
+        LOG.error(long)
+        assert pipe.lines() == [f"uloop-servers: error: {long}"]
+        fill(pipe.writing)
+        os.read(pipe.reading, 4 * max(select.PIPE_BUF, os.sysconf("SC_PAGESIZE")))
+        LOG.error(long)
+        *_, torn = pipe.lines()
+        assert torn.startswith("uloop-servers: error: xxx")
+        assert len(torn) < len(long)
+        LOG.info("next")
+        empty, told, line = pipe.lines()
+        assert empty == ""
+        assert "1 line was lost" in told
+        assert line == "uloop-servers: next"
+
+    @pytest.mark.timeout(30)
+    def test_a_pipe_that_somebody_made_non_blocking(pipe: Pipe) -> None:
+        pipe.configure()
+        fill(pipe.writing)
+        os.set_blocking(pipe.writing, False)
+        LOG.error("one")
+        pipe.lines()
+        LOG.info("two")
+        told, line = pipe.lines()
+        assert "1 line was lost" in told
+        assert line == "uloop-servers: two"
+
+    @pytest.mark.timeout(30)
+    def test_a_fork_does_not_tell_of_its_parent_s_losses(pipe: Pipe) -> None:
+        pipe.configure()
+        fill(pipe.writing)
+        LOG.error("one")
+        pipe.lines()
+        child = os.fork()
+        if not child:
+            try:
+                LOG.info("child")
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert pipe.lines() == ["uloop-servers: child"]
+
+    @pytest.mark.timeout(60)
+    @pytest.mark.parametrize("backend", [name for name in available_backends() if name != "kqueue"])
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    def test_a_server_whose_log_nobody_reads_serves_on(backend: str, unbuffered: str) -> None:
+        reading, writing = os.pipe()
+        command = ["serve", "--backend", backend, "udp://127.0.0.1:0"]
+        server = subprocess.Popen(
+            [sys.executable, "-m", "uloop_servers", *command],
+            stderr=writing,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+        try:
+            with (
+                open(reading, encoding="utf-8", closefd=False) as log,
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+            ):
+                client.settimeout(20)
+                client.connect(("127.0.0.1", int(log.readline().rpartition(":")[2])))
+
+                def hang_up_and_ask() -> None:
+                    server.send_signal(signal.SIGHUP)
+                    for _ in range(3):  # the first may be answered before the signal is looked at
+                        client.send(b"time?")
+                        assert len(client.recv(100)) == 26
+
+                fill(writing)
+                hang_up_and_ask()
+                drain(reading)
+                hang_up_and_ask()
+                assert "warning: 1 line was lost" in log.readline()
+                assert log.readline() == "uloop-servers: the configuration was read again\n"
+                fill(writing)
+                hang_up_and_ask()
+                server.terminate()
+                assert server.wait(20) == 0
+        finally:
+            server.kill()
+            server.wait()
+            os.close(reading)
+            os.close(writing)

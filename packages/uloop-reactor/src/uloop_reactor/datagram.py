@@ -592,7 +592,7 @@ class DatagramSocket:
         """Whether the current datagram was sent to a broadcast or multicast address.
 
         During ``on_datagram``, with ``packet_info``; ``False`` where the system does not tell, which
-        on FreeBSD includes the broadcast address of a network. Such a question may reach many
+        on FreeBSD, and for IPv4 on an IPv6 socket, includes the broadcast address of a network. Such a question may reach many
         hosts at once, and the answers of all would go to one sender, who may be forged.
         """
         if self._current is None:
@@ -1064,11 +1064,15 @@ def _is_shared(info: Ancillary) -> bool:
         # Of a network's broadcast address the kernel tells which address of ours got it: another one.
         if data[asked] != data[answering]:
             return True
+    # IPV6_PKTINFO has no such pair: when a question in IPv4 comes to a socket of both families by its
+    # network's broadcast address, that looks like any other address, and nothing more can be known.
     return _is_shared_address(_destination(info))
 
 
 @lru_cache(mmsg.KNOWN)
 def _is_shared_address(host: str) -> bool:
+    if host[:7].lower() == "::ffff:" and "." in host:
+        host = host[7:]  # IPv4, on an IPv6 socket
     if ":" in host:
         return host[:2].lower() == "ff"
     return int(host.partition(".")[0]) >= 224  # multicast, and 255.255.255.255

@@ -33,7 +33,9 @@ Those of the clock are there once a worker has looked at it. The reasons of refu
 ``REFUSALS``, in lower case.
 
 What a client can cost is bounded: 64 connections, 8 KiB of a request's head, no body is ever read.
-It has 5 s for a request, counted from the connection or from the last answer, which one byte now
+When they are 64, the one that was silent longest makes room for who comes, so that nobody keeps the tools
+out by connecting; one that is taking its answer stays, and while all do, who comes waits.
+A client has 5 s for a request, counted from the connection or from the last answer, which one byte now
 and then does not extend, and 5 s to take the answer. One that sends requests without
 waiting for answers gets one answer, and then the end: no tool of this trade does so, and it would
 be the way to have a thousand answers made at once.
@@ -44,6 +46,7 @@ take 100 ms: import this module when it is used.
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import sys
@@ -60,6 +63,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from uloop_reactor import Listener, Stream, Uloop
+from uloop_reactor.stream import CLOSED
 
 from .__about__ import __version__
 from .counters import REFUSALS, Count, Ledger, Vital
@@ -73,6 +77,7 @@ MOST_HEADER = 8 * 1024  # bytes
 PATIENCE = 5.0  # seconds
 METHODS = (b"GET", b"HEAD")
 TEXT = "text/plain; charset=utf-8"
+TURNS = itertools.count()
 
 
 class Health(Protocol):
@@ -112,7 +117,7 @@ class Admin:
         self._health = health
         self._metrics = CollectorRegistry(auto_describe=False)
         self._metrics.register(Metrics(ledger, health, loop.backend))
-        self._listener = Listener(loop, sock, self._connect, max_connections=MOST_CONNECTIONS)
+        self._listener = Listener(loop, sock, self._connect, admit=self._has_room)
         _admins.add(self)
 
     def close(self) -> None:
@@ -128,7 +133,19 @@ class Admin:
             connection.let_go()
 
     def _connect(self, loop: Uloop, sock: socket.socket) -> Connection:
+        open_now = self._open()
+        if len(open_now) >= MOST_CONNECTIONS:
+            silent = [connection for connection in open_now if not connection.unsent]
+            min(silent, key=lambda connection: connection.turn).abort()
         return Connection(loop, sock, self._answer)
+
+    def _has_room(self) -> bool:
+        open_now = self._open()
+        return len(open_now) < MOST_CONNECTIONS or not all(connection.unsent for connection in open_now)
+
+    def _open(self) -> list[Connection]:
+        """Those that are; the listener counts one that was aborted until the turn of the loop ends."""
+        return [one for one in self._listener.connections if one.state is not CLOSED]
 
     def _answer(self, path: str) -> tuple[HTTPStatus, str, bytes]:
         """What stands at a path: the status, the content type, the content."""
@@ -178,6 +195,8 @@ class Connection(Stream):
     ) -> None:
         self._answer = answer
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_HEADER)
+        #: lower than that of those who came, or were answered, later
+        self.turn = next(TURNS)
         super().__init__(loop, sock, write_timeout=PATIENCE)
         # Not the idle timeout of streams: a byte every 4 s would keep that from ever passing.
         self._until = loop.call_later(PATIENCE, self.close)
@@ -233,6 +252,7 @@ class Connection(Stream):
         head = http.send(response) or b""
         body = b"" if method == b"HEAD" else http.send(h11.Data(data=content)) or b""
         self.write(head + body + (http.send(h11.EndOfMessage()) or b""))
+        self.turn = next(TURNS)
         if http.our_state is h11.MUST_CLOSE or then_end:
             self.close()
         else:

@@ -10,7 +10,7 @@ clocks are apart by ``offset``, give or take ``error``.
 Whose answer it is. On UDP each question leaves from a new socket, so from another port, and a late answer
 to an earlier one cannot be taken for this one's; and the sockets are connected, so that the system lets in
 nobody but the one who was asked. Who forges an answer has to guess the port, and for NTP 64 random bits that
-come back in the answer. An answer without them is passed over, and the right one waited for.
+come back in the answer. Whatever comes without them is passed over, and the right one waited for.
 
 How long it takes. A question has 5 seconds in all, connecting included, however slowly its answer comes in.
 Of a name with several addresses each but the last has one second, and the first that answers is kept.
@@ -40,7 +40,12 @@ PATIENCE = 5.0  # seconds for an answer, the connection included
 ADDRESS_PATIENCE = 1.0  # seconds, for each address but the last of a name that has several
 LARGEST_DATAGRAM = 64 * 1024  # bytes
 LONGEST_ANSWER = 256  # bytes, more than any answer has
-TELLING_CODES = ("INIT", "STEP")  # with these a server tells the time all the same
+LONGEST_SHOWN = 60  # characters of an answer, in a complaint
+END_PATIENCE = 1.0  # seconds for the end of a connection after all that should come
+NTP_ORIGIN = slice(24, 32)  # of a packet: where the stamp of its question comes back
+#: these say that the clock is not synchronised, and a server tells the time with them all the same; the
+#: other codes say that we are not wanted
+TELLING_CODES = ("INIT", "STEP")
 OUR_RESOLUTION = time.get_clock_info("time").resolution  # seconds
 
 ANSWERED, NOT_ANSWERED, NOT_SYNCHRONISED = 0, 1, 3  # exit codes; 2 is for arguments that make no sense
@@ -53,7 +58,7 @@ class NoAnswerError(Exception):
 
 
 class NotSynchronisedError(NoAnswerError):
-    """The server answered that it does not tell the time, and why, in one sentence."""
+    """The server answered that its clock is not synchronised, and told no time; says so in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,7 @@ def ask(endpoint: Endpoint, count: int = 1, *, notice: Notice = lambda sentence:
         notice: is told in a sentence of an answer that was passed over, once for each question at most.
 
     Raises:
-        NotSynchronisedError: the server tells by a kiss code of NTP that it will not answer.
+        NotSynchronisedError: the server tells no time, and by a kiss code of NTP that it has none.
         NoAnswerError: it cannot be reached, does not answer within 5 seconds, or answers something else.
     """
     try:
@@ -220,9 +225,11 @@ class Question:
 
     Attributes:
         data: what to send.
+        ends: TCP: the server ends the connection right after the answer, so more of it can be seen.
     """
 
     data = b"time?"  # anything would do
+    ends = False
 
     def __init__(self, endpoint: Endpoint, notice: Notice) -> None:
         self.endpoint = endpoint
@@ -275,6 +282,7 @@ class TimeQuestion(Question):
     """A question in Time (RFC 868)."""
 
     data = b""  # as RFC 868 wants it
+    ends = True
 
     def is_whole(self, answer: bytes) -> bool:
         return len(answer) >= time_protocol.ANSWER_LENGTH
@@ -294,25 +302,31 @@ class NtpQuestion(Question):
         self.data = self._question.data
 
     def is_answered_by(self, datagram: bytes) -> bool:
-        try:
-            ntp.read_answer(datagram, self._question)
-        except ntp.OriginError as error:
-            if not self._noticed:  # once is enough, in case somebody sends them by the thousand
-                self._noticed = True
+        if datagram[NTP_ORIGIN] == self._question.stamp or datagram == self.data:
+            return True  # it may be wrong, but it is from who has seen the question; read will say how
+        if not self._noticed:  # once is enough, in case somebody sends them by the thousand
+            self._noticed = True
+            try:
+                ntp.read_answer(datagram, self._question)
+            except ValueError as error:
                 self.notice(f"{self.endpoint}: passed over an answer: {error}")
-            return False
-        except ValueError:
-            pass  # it is wrong, and read will say how
-        return True
+        return False
 
     def read(self, exchange: Exchange) -> Reading:
         try:
             reply = ntp.read_answer(exchange.answer, self._question)
         except ntp.KissError as error:
-            if error.code not in TELLING_CODES or not any(exchange.answer[ntp.TRANSMIT]):
+            if error.code not in TELLING_CODES:
+                raise
+            if not any(exchange.answer[ntp.TRANSMIT]):
                 sentence = f"{self.endpoint} does not tell the time: {error}"
                 raise NotSynchronisedError(sentence) from error
             reply = error.reply
+        if reply.version != self._question.version:
+            raise ValueError(f"it answers in version {reply.version} of NTP, not in {self._question.version}")
+        # It may fill the bits that its clock does not tell with random ones.
+        if (reply.received - reply.transmitted) / SECOND > 2.0**reply.precision:
+            raise ValueError("its answer is older than its receipt of our question: transmit before receive")
         answered = exchange.asked + exchange.round_trip
         offset, delay = ntp.offset_and_delay(exchange.asked, reply.received, reply.transmitted, answered)
         return NtpReading(
@@ -411,11 +425,11 @@ class _Peer:
         answer, arrived = receive(sock, question, deadline)
         asked, start = began
         if len(answer) > LONGEST_ANSWER:
-            raise ValueError(f"its answer {answer[:60]!r}... has more than {LONGEST_ANSWER} bytes")
+            raise ValueError(f"its answer {_shown(answer)} has more than {LONGEST_ANSWER} bytes")
         if self._is_tcp and not answer:
             raise ValueError("it ends the connection without an answer")
         if answer == question.data:
-            raise ValueError(f"it sends our question back, {answer!r}")
+            raise ValueError(f"it sends our question back, {_shown(answer)}")
         return Exchange(answer, asked, arrived - start)
 
     def _receive_datagram(
@@ -437,19 +451,35 @@ class _Peer:
             except TimeoutError:
                 if not answer:
                     raise
-                raise ValueError(f"it sends no more than {answer!r} in {PATIENCE:g} seconds") from None
+                raise ValueError(f"it sends no more than {_shown(answer)} in {PATIENCE:g} seconds") from None
             arrived = time.perf_counter_ns()
             answer += chunk
             too_long = len(answer) > LONGEST_ANSWER
-            if not chunk or too_long or question.is_whole(answer) or answer == question.data:
+            if not chunk or too_long or answer == question.data:
                 return answer, arrived
+            if question.is_whole(answer):
+                return answer + (_what_follows(sock, deadline) if question.ends else b""), arrived
+
+
+def _what_follows(sock: socket.socket, deadline: float) -> bytes:
+    """What comes after an answer that should have been all; a server that does not end may be silent."""
+    try:
+        sock.settimeout(min(_left(deadline), END_PATIENCE))
+        return sock.recv(LONGEST_ANSWER)
+    except OSError:
+        return b""
+
+
+def _shown(answer: bytes) -> str:
+    shown = repr(answer)
+    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}..."
 
 
 def _line(answer: bytes) -> str:
     """A text, which is to be shown on a terminal or kept in a log."""
     text = answer.decode("ascii").strip()
     if not text.isprintable():
-        raise ValueError(f"{answer!r} has control characters in it")
+        raise ValueError(f"{_shown(answer)} has control characters in it")
     return text
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .__about__ import __version__
@@ -102,10 +103,10 @@ def _add_options_of_serve(parser: Parser) -> None:
     from .config import add_options
 
     add_options(parser)
-    parser.set_defaults(run=_serve)
+    parser.set_defaults(run=partial(_serve, parser))
 
 
-def _serve(options: argparse.Namespace) -> int:
+def _serve(parser: Parser, options: argparse.Namespace) -> int:
     from . import logs
     from .config import BAD_CONFIGURATION, ConfigError, load
     from .run import serve
@@ -113,6 +114,8 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         settings = load(options, os.environ)
     except ConfigError as error:
+        if error.usage:
+            parser.error(str(error))
         logs.configure()
         logs.SERVICES.error("%s", error)
         return BAD_CONFIGURATION

@@ -11,8 +11,9 @@ text is read, its default, what the help says. From this table come
    list that is given in one place replaces that of the others, it is not added to it.
 2. The same function reads an option's text in all three places, so all say the same of a bad one.
    A file has types as well, and they must be right: ``"5"`` is no number there.
-3. An unknown key is an error. It is most often a known one with a slip of the finger, and a limit
-   that is not in force is worse than a server that does not start.
+3. An unknown key is an error, and so is an unknown variable ``ULOOP_...``. It is most often a known one
+   with a slip of the finger, and a limit that is not in force is worse than a server that does not start.
+   But names like ``ULOOP_PORT`` and ``ULOOP_SERVICE_HOST`` are Kubernetes' own for a service "uloop".
 4. Nothing is looked up: names of hosts and users may be known elsewhere or later.
 """
 
@@ -60,8 +61,20 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ConfigError(Exception):
-    """The configuration is bad: one line that names the place, the value and what would be right."""
+    """The configuration is bad: one line that names the place, the value and what would be right.
 
+    Attributes:
+        usage: it is the command line alone that is bad.
+    """
+
+    usage = False
+
+
+#: begins the names of the environment's variables
+PREFIX = "ULOOP_"
+FILE_VARIABLE = "ULOOP_CONFIG"
+#: variables that are not meant for us: those that Kubernetes and Docker make of a service's name
+NOT_OURS = re.compile(r"ULOOP_(\w+_)?(SERVICE_(HOST|PORT)|PORT)(_\w+)?", re.ASCII)
 
 # How the text of an option is read: functions that return the value, or raise ValueError with one
 # sentence. What they are made with, ``what``, ends the sentence "'fast' is not ...".
@@ -214,7 +227,7 @@ class Option:
     @property
     def variable(self) -> str:
         """Its name in the environment."""
-        return f"ULOOP_{self.name.upper()}"
+        return f"{PREFIX}{self.name.upper()}"
 
     @property
     def description(self) -> str:
@@ -460,7 +473,7 @@ def load(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Setti
     Raises:
         ConfigError: the file or the environment is bad, or what they say contradicts itself.
     """
-    path = getattr(arguments, "config", "") or environment.get("ULOOP_CONFIG", "")
+    path = getattr(arguments, "config", "") or environment.get(FILE_VARIABLE, "")
     found = _in_file(path) if path else {}
     found |= _in_environment(environment)
     found |= _on_command_line(arguments)
@@ -521,6 +534,15 @@ def _on_command_line(arguments: argparse.Namespace) -> Found:
 
 def _in_environment(environment: Mapping[str, str]) -> Found:
     found: Found = {}
+    known = [FILE_VARIABLE, *(option.variable for option in OPTIONS.values())]
+    for name, text in environment.items():
+        if not name.startswith(PREFIX) or name in known or not text.strip() or NOT_OURS.fullmatch(name):
+            continue
+        slip = name.removeprefix(PREFIX).upper().replace("-", "_")
+        near = difflib.get_close_matches(slip, [one.removeprefix(PREFIX) for one in known], n=1)
+        shown = name if name.isprintable() else repr(name)
+        hint = f"did you mean {PREFIX}{near[0]}?" if near else f"known are {', '.join(known)}"
+        raise ConfigError(f"{shown}: unknown variable; {hint}")
     for option in OPTIONS.values():
         text = environment.get(option.variable, "").strip()
         if not text:
@@ -539,8 +561,11 @@ def _in_environment(environment: Mapping[str, str]) -> Found:
 def _check_together(found: Found) -> None:
     """Look at what is right in itself, but not beside the others."""
 
-    def say(name: str, sentence: str) -> ConfigError:
-        return ConfigError(f"{found[name][1]}: {sentence}")
+    def say(name: str, sentence: str, other: str | None = None) -> ConfigError:
+        error = ConfigError(f"{found[name][1]}: {sentence}")
+        names = [name] if other is None else [name, other]
+        error.usage = all(found[one][1] == OPTIONS[one].flag for one in names)
+        return error
 
     values = {name: value for name, (value, _) in found.items()}
     if "endpoints" in values and not values["endpoints"]:
@@ -549,11 +574,13 @@ def _check_together(found: Found) -> None:
         raise say(
             "follow",
             "it excludes trust-local-clock: either that daemon says how good the clock is, or you do",
+            "trust_local_clock",
         )
     if values.get("follow") and values.get("stratum"):
         raise say(
             "stratum",
             "it excludes follow: the stratum is that of the daemon which is followed",
+            "follow",
         )
 
 

@@ -10,14 +10,21 @@
 ``log_level`` is that of the time services. The event loop below them speaks of descriptors, which
 mean little to an operator: of it come warnings and worse, and with ``debug`` all.
 
-A server whose log cannot be written (the terminal was closed, the disk is full) serves on.
+A server whose log cannot be written (the terminal was closed, the disk is full) serves on. So does one
+whose log nobody reads: before each line we look whether a pipe, a socket or a terminal has room for it. What
+does not fit is lost, and the next line that fits comes after one that says how many were. The descriptor
+is not made non-blocking for that, because others write there who do not expect it. Windows cannot
+look at a pipe, so there a reader of standard error has to read, or the server stops.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import select
+import stat
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -32,27 +39,90 @@ SERVICES = logging.getLogger("uloop.servers")
 class StandardError(logging.Handler):
     """Writes to what is standard error at that moment."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._lost = 0  # lines that nobody has been told of
+        self._torn = False  # the last of them was lost in its middle
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            _write(self.format(record) + "\n")
+            if self._lost and self._write(self.format(_notice(self._lost))):
+                self._lost = 0
+            if self._lost or not self._write(self.format(record)):
+                self._lost += 1
         except (OSError, ValueError):
             pass  # nobody can be told that nobody can be told
         except Exception:
             self.handleError(record)  # arguments that do not fit the message
 
+    def forget(self) -> None:
+        """In a forked child: what was lost is for the parent to tell."""
+        self._lost = 0
+        self._torn = False
 
-def _write(line: str) -> None:
-    stream = sys.stderr
-    if stream is None:
-        return  # it was closed before we came, and its descriptor may be a client's by now
-    raw = getattr(getattr(stream, "buffer", None), "raw", None)
-    if raw is None:  # a program that we are embedded in has replaced it
-        stream.write(line)
-        stream.flush()
-        return
-    # Not through its buffer: that keeps what could not be written, and fails again at the exit,
-    # which then has the code 120. And lines in one piece do not mingle with other processes'.
-    raw.write(line.replace("\n", os.linesep).encode(stream.encoding, "backslashreplace"))
+    def _write(self, line: str) -> bool:
+        """Write a line; ``False`` if it is lost, as a whole or in part."""
+        line = f"\n{line}\n" if self._torn else f"{line}\n"
+        stream = sys.stderr
+        if stream is None:
+            return True  # it was closed before we came, and its descriptor may be a client's by now
+        buffer = getattr(stream, "buffer", None)
+        raw = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is nothing between
+        if not isinstance(raw, io.RawIOBase):  # a program that we are embedded in has replaced it
+            stream.write(line)
+            stream.flush()
+            return True
+        # Not through its buffer: that keeps what could not be written, and fails again at the exit,
+        # which then has the code 120. And lines in one piece do not mingle with other processes'.
+        rest = line.replace("\n", os.linesep).encode(stream.encoding, "backslashreplace")
+        piece = _longest_piece(raw)
+        while rest:
+            written = raw.write(rest[:piece]) if _has_room(raw) else None
+            if not written:  # or somebody has made it non-blocking, and it is full
+                return False
+            rest = rest[written:]
+            self._torn = bool(rest)
+        return True
+
+
+def _notice(lost: int) -> logging.LogRecord:
+    lines = "1 line was" if lost == 1 else f"{lost} lines were"
+    return logging.makeLogRecord(
+        {
+            "name": SERVICES.name,
+            "levelno": logging.WARNING,
+            "levelname": "WARNING",
+            "msg": f"{lines} lost here, because nobody read what was written before",
+        }
+    )
+
+
+if sys.platform == "win32" or not hasattr(select, "poll"):
+
+    def _longest_piece(raw: io.RawIOBase) -> int:
+        return sys.maxsize
+
+    def _has_room(raw: io.RawIOBase) -> bool:
+        return True
+
+else:
+
+    def _longest_piece(raw: io.RawIOBase) -> int:
+        """How many bytes may be written after :func:`_has_room`: POSIX promises that these do not block.
+
+        Unless another process fills the pipe at this very moment. Our workers do not: while there is room
+        for a piece, there is room for a common line of each of them.
+        """
+        is_file = not isinstance(raw, io.FileIO) or stat.S_ISREG(os.fstat(raw.fileno()).st_mode)
+        return sys.maxsize if is_file else select.PIPE_BUF
+
+    def _has_room(raw: io.RawIOBase) -> bool:
+        """Whether to write now does not block, be it that it fails."""
+        if not isinstance(raw, io.FileIO):
+            return True  # a program's own
+        poll = select.poll()  # not select, which knows no descriptors above 1023
+        poll.register(raw.fileno(), select.POLLOUT)
+        return bool(poll.poll(0))
 
 
 class Text(logging.Formatter):
@@ -102,6 +172,9 @@ class Json(logging.Formatter):
 
 
 HANDLER = StandardError()  # one, so that adding it again does nothing
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=HANDLER.forget)
 
 
 def configure(log_format: str = "text", log_level: str = "info", worker: int | None = None) -> None:

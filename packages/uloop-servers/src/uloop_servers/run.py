@@ -8,7 +8,7 @@ difference.
 
 SIGTERM and SIGINT drain and end with 0; a second one, a second or more later, ends at once with 1.
 What comes earlier does not count: a terminal's Ctrl-C reaches all processes of a group, and some
-pass it on. SIGHUP reads the configuration again.
+pass it on. SIGHUP reads the configuration again, unless the end has begun.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from . import kernel_clock, logs, privileges, systemd
 from .config import ConfigError, Settings, renew
 from .counters import Ledger
 from .endpoint import Endpoint
-from .service import Service, own_reference
+from .service import Service, descriptors, own_reference
 
 __all__ = ["READY", "obey_signals", "serve"]
 
@@ -109,6 +109,7 @@ def _run(
             host, port = admin_socket.getsockname()[:2]
             log.info("metrics at %s/metrics", Endpoint("http", host, port))
         warn_of_the_clock(settings, body.schemes)
+        warn_of_few_descriptors(settings, loop.backend)
         notifier.ready()
         interval = systemd.watchdog_interval()
         if interval is not None:
@@ -119,6 +120,7 @@ def _run(
             notifier.watchdog()
 
     def drain() -> None:
+        reloader.ending = True
         notifier.stopping()
         body.drain(loop.stop)
 
@@ -169,6 +171,13 @@ def warn_of_the_clock(settings: Settings, schemes: Collection[str]) -> None:
         )
 
 
+def warn_of_few_descriptors(settings: Settings, backend: str) -> None:
+    """Say that there cannot be as many connections as were asked for, if so."""
+    wanted, most = settings.max_connections, descriptors(backend)
+    if wanted is not None and wanted >= most:
+        log.warning("--max-connections %d is more than the %d descriptors that there are", wanted, most)
+
+
 def obey_signals(loop: Uloop, drain: Callable[[], object], give_up: Callable[[], object]) -> None:
     """Have the first signal to stop call ``drain``, and one a second later ``give_up``."""
     first: list[float] = []
@@ -187,7 +196,12 @@ def obey_signals(loop: Uloop, drain: Callable[[], object], give_up: Callable[[],
 
 
 class Reloader:
-    """What SIGHUP does: other limits, lists and logs, if the configuration is good."""
+    """What SIGHUP does: other limits, lists and logs, if the configuration is good.
+
+    Attributes:
+        ending: nothing is read any more; systemd has been told that we end, and ``READY=1`` would
+            take that back.
+    """
 
     def __init__(
         self, body: Body, settings: Settings, reload: Callable[[], Settings], notifier: systemd.Notifier
@@ -196,8 +210,12 @@ class Reloader:
         self._settings = settings
         self._reload = reload
         self._notifier = notifier
+        self.ending = False
 
     def __call__(self) -> None:
+        if self.ending:
+            log.warning("the configuration is not read again: the service is ending")
+            return
         self._notifier.reloading()
         try:
             renewed, restart = renew(self._settings, self._reload())
@@ -245,14 +263,20 @@ def _bind_all(settings: Settings, cleanup: ExitStack) -> tuple[list[Bound], bool
     bound, wanted = systemd.match_inherited(inherited, settings.endpoints, explicit)
     sets = [list(bound) for _ in range(settings.workers)]
     for endpoint in wanted:
+        if settings.workers > 1:
+            # A shared port lets in everybody who asks to share it: a second service like this one, or
+            # the same endpoint once more. So it is had alone for a moment first, which nobody can
+            # while somebody else has it. This also finds the port of all, if it was 0.
+            sock, endpoint = _bind(endpoint, share=False)
+            sock.close()
         for one in sets:
-            sock, endpoint = _bind(endpoint, settings.workers > 1)  # the first has the port of all
+            sock, endpoint = _bind(endpoint, share=settings.workers > 1)
             cleanup.callback(sock.close)
             one.append((endpoint, sock))
     return sets, bool(inherited)
 
 
-def _bind(endpoint: Endpoint, share: bool) -> tuple[socket.socket, Endpoint]:
+def _bind(endpoint: Endpoint, *, share: bool) -> tuple[socket.socket, Endpoint]:
     try:
         return endpoint.bind(share=share)
     except (OSError, ValueError) as error:

@@ -338,9 +338,9 @@ def own_reference(settings: Settings) -> Reference:
 
 def descriptors(backend: str) -> int:
     """How many this process may have, or the backend can watch."""
-    if sys.platform == "win32":
-        return SELECT_ON_WINDOWS if backend == "select" else sys.maxsize
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if most == resource.RLIM_INFINITY:
-        most = sys.maxsize
-    return min(most, SELECT) if backend == "select" else most
+    if sys.platform != "win32":
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if most == resource.RLIM_INFINITY:
+            most = sys.maxsize
+        return min(most, SELECT) if backend == "select" else most
+    return SELECT_ON_WINDOWS if backend == "select" else sys.maxsize

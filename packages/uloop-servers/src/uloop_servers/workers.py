@@ -14,9 +14,12 @@ among which the kernel deals the clients out (SO_REUSEPORT). The rules:
    more, neither the configuration, which may be unreadable without root or bad by now, nor the
    program, which may have been upgraded. And the counters, in anonymous memory, stay shared.
 3. A dead worker is replaced at once. If it died before it was ready or within a second of its start,
-   the next one comes after 0.1 s, then after twice as long each time; the fifth such death in a row
-   ends it all: nothing gets better by trying for ever, and whoever has started us may know what
-   to do. Each death is one line in the log.
+   or could not even be started, the next one comes after 0.1 s, then after twice as long each time, up
+   to 10 s. The fifth such failure in a row ends it all, if the service has never been ready or if the
+   other places have had five as well: nothing gets better by trying for ever, and whoever has
+   started us may know what to do. But while others serve, one place in trouble does not end them: what
+   the kernel deals to it waits meanwhile, and ``unready`` says so. Each death is one line in the
+   log; so are starts that fail, however many in a row.
 4. A worker without a heartbeat for 30 s hangs: it is killed, and rule 3 holds.
 5. To drain, the parent closes its copies of the sockets first, so that a worker's are the last
    ones: once that has emptied its backlog and closed them, the kernel accepts for nobody. Then it
@@ -64,8 +67,8 @@ Bound = list[tuple[Endpoint, socket.socket]]
 Work = Callable[["Settings", int, Bound, Counters, socket.socket], int]
 
 EARLY = 1.0  # seconds; who does not live longer was ill from the start
-FIRST_PAUSE = 0.1  # seconds
-MOST_EARLY_DEATHS = 5
+PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0)  # seconds after each failure in a row; then the last
+MOST_FAILURES = 5
 HEARTBEAT_LOST = 30.0  # seconds until a worker is killed
 CHECK_INTERVAL = 1.0  # seconds
 REAP_INTERVAL = 0.01  # seconds
@@ -246,7 +249,7 @@ class Supervisor:
         return [
             f"worker {place.number} has given no sign of life for {place.silence():.0f} s"
             for place in self._places
-            if place.silence() > SLOWEST_HEARTBEAT
+            if place.pid and place.silence() > SLOWEST_HEARTBEAT
         ]
 
     def unready(self) -> list[str]:
@@ -272,7 +275,7 @@ class Supervisor:
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
-            self._ended(place, f"could not be started ({error.strerror})")
+            self._has_not_started(place, error)
             return
         # Until the worker ignores them, they would be handled as the parent handles them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS_OF_THE_PARENT)
@@ -283,8 +286,9 @@ class Supervisor:
                 self._be(place, theirs)
         except OSError as error:
             ours.close()
-            self._ended(place, f"could not be started ({error.strerror})")
+            self._has_not_started(place, error)
         else:
+            place.stuck = False
             place.channel = Channel(self._loop, ours, place, self)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -338,8 +342,7 @@ class Supervisor:
         self._ended(place, how)
 
     def _ended(self, place: Place, how: str) -> None:
-        lived = (time.monotonic_ns() - place.since) / 1e9
-        early = not place.ready or lived < EARLY
+        early = not place.is_well()
         place.vacate()
         if self._draining:
             if how != IN_ORDER:
@@ -347,15 +350,13 @@ class Supervisor:
                 self._fail()
             self._look_whether_all_are_gone()
             return
-        place.early_deaths = place.early_deaths + 1 if early else 0
-        if place.early_deaths == MOST_EARLY_DEATHS:
-            log.error("worker %d %s, like those before it; giving up", place.number, how)
-            self._fail()
+        place.failures = place.failures + 1 if early else 0
+        if self._has_given_up(place, how):
             return
-        pause = FIRST_PAUSE * 2 ** (place.early_deaths - 1) if early else 0.0
+        pause = place.pause()
         if how == IN_ORDER:
             # It thought that we are gone; as far as we know that cannot be.
-            pause = max(pause, FIRST_PAUSE)
+            pause = max(pause, PAUSES[0])
         self._loop.call_later(pause, self._replace, place, how)
 
     def _replace(self, place: Place, how: str) -> None:
@@ -363,6 +364,30 @@ class Supervisor:
             log.error("worker %d %s; starting another", place.number, how)
             self.restarts += 1
             self._start(place)
+
+    def _has_not_started(self, place: Place, error: OSError) -> None:
+        """There are too many processes or descriptors, or there is too little memory."""
+        place.failures += 1
+        how = f"could not be started ({error.strerror})"
+        if self._has_given_up(place, how):
+            return
+        if not place.stuck:
+            place.stuck = True
+            log.error("worker %d %s; trying again", place.number, how)
+        self._loop.call_later(place.pause(), self._try_again, place)
+
+    def _try_again(self, place: Place) -> None:
+        if not self._draining:
+            self._start(place)
+
+    def _has_given_up(self, place: Place, how: str) -> bool:
+        """Rule 3, after a failure of this place."""
+        judged = [place] if self._ready is not None else self._places
+        if any(one.failures < MOST_FAILURES or one.is_well() for one in judged):
+            return False
+        log.error("worker %d %s, like those before it; giving up", place.number, how)
+        self._fail()
+        return True
 
     def _check_heartbeats(self) -> None:
         for place in self._places:
@@ -408,7 +433,8 @@ class Place:
         self.bound = bound
         self.counters = counters
         self.since = 0
-        self.early_deaths = 0  # in a row
+        self.failures = 0  # early deaths and failed starts, in a row
+        self.stuck = False  # the last start has failed, and the log has been told
         self.vacate()
 
     def vacate(self) -> None:
@@ -420,6 +446,14 @@ class Place:
         self.hangs = False  # so we have killed it
         self.since = time.monotonic_ns()
         self.counters.begin_anew()
+
+    def is_well(self) -> bool:
+        """Whether its worker serves, and has lived for long enough to be trusted."""
+        return self.ready and time.monotonic_ns() - self.since >= EARLY * 1e9
+
+    def pause(self) -> float:
+        """Seconds until its next worker is to be started."""
+        return PAUSES[min(self.failures, len(PAUSES)) - 1] if self.failures else 0.0
 
     def silence(self) -> float:
         """Seconds since the last sign of life."""
