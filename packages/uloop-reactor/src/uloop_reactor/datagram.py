@@ -592,8 +592,9 @@ class DatagramSocket:
         """Whether the current datagram was sent to a broadcast or multicast address.
 
         During ``on_datagram``, with ``packet_info``; ``False`` where the system does not tell, which
-        on FreeBSD, and for IPv4 on an IPv6 socket, includes the broadcast address of a network. Such a question may reach many
-        hosts at once, and the answers of all would go to one sender, who may be forged.
+        on FreeBSD, and for IPv4 on an IPv6 socket, includes the broadcast address of a network.
+        Such a question may reach many hosts at once, and the answers of all would go to one sender,
+        who may be forged.
         """
         if self._current is None:
             return False
