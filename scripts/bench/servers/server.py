@@ -1,0 +1,101 @@
+"""A server that is measured: a process on a core of its own."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+if sys.platform != "linux":
+    sys.exit("this benchmark reads its figures from /proc: run it on Linux")
+
+PATIENCE = 30.0  # seconds, for a server to come up
+
+
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """What is started meanwhile runs on this core, from its first instruction on."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Server:
+    """Starts a server, waits until it says where it can be asked, and ends it.
+
+    It says so as our own server does: a line on standard error that ends with the port.
+
+    Raises:
+        RuntimeError: it did not come up; with what it had to say.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], core: int) -> None:
+        with on_core(core):
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,  # a group of its own, which can be ended with all that it has forked
+            )
+        assert self._process.stderr is not None
+        self._log = self._process.stderr
+        line = self._first_line()
+        if "serving" not in line:
+            self.end()
+            raise RuntimeError(f"it did not come up: {line or 'it said nothing'}")
+        self.port = int(line.rpartition(":")[2])
+
+    def _first_line(self) -> str:
+        if not select.select([self._log], [], [], PATIENCE)[0]:
+            return ""
+        line = self._log.readline().decode("utf-8", "replace")
+        if "serving" not in line:
+            self.kill()
+            line += self._log.read().decode("utf-8", "replace")
+        return line.strip()
+
+    def processes(self) -> list[int]:
+        """The ids of its process and of those that it has forked."""
+        found = [self._process.pid]
+        for pid in found:  # which grows meanwhile
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            found.extend(map(int, children))
+        return found
+
+    def memory(self) -> int:
+        """Bytes that are resident."""
+        pages = (int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.processes())
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def kill(self) -> None:
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # all have ended
+
+    def end(self) -> None:
+        self.kill()
+        self._process.wait()
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.end()
