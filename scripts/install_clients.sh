@@ -8,7 +8,7 @@ missing=() unpacked=()
 clients=/var/cache/uloop-clients # its usr/sbin and usr/bin are for the PATH
 export PATH=$PATH:/usr/sbin:/sbin:$clients/usr/sbin:$clients/usr/bin
 for pair in nc:netcat-openbsd ncat:ncat socat:socat curl:curl perl:perl busybox:busybox toybox:toybox \
-  rdate:rdate ntpdig:ntpsec-ntpdig ip:iproute2 unshare:util-linux; do
+  rdate:rdate ntpdig:ntpsec-ntpdig ip:iproute2 unshare:util-linux ps:procps; do
   command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 perl -MNet::NTP -e1 2>/dev/null || missing+=(libnet-ntp-perl)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,6 +44,8 @@ Start = Callable[..., Any]
 @contextmanager
 def workers_of(pid: int) -> Iterator[Callable[[], set[int]]]:
     """A way to ask for the children of a process that live; none of them stays behind after the test."""
+    if shutil.which("ps") is None:
+        pytest.skip("there is no ps here; on Debian it is in the package procps")
     known: set[int] = set()
 
     def workers() -> set[int]:
@@ -59,7 +62,10 @@ def workers_of(pid: int) -> Iterator[Callable[[], set[int]]]:
     finally:
         orphaned = not alive({pid})
         for child in alive(known):
-            os.kill(child, SIGKILL if orphaned else SIGCONT)
+            try:
+                os.kill(child, SIGKILL if orphaned else SIGCONT)
+            except ProcessLookupError:
+                pass  # it has ended meanwhile
 
 
 def alive(pids: set[int]) -> set[int]:
