@@ -212,9 +212,9 @@ def test_a_worker_is_killed_under_load(start_server: Start, backend: str) -> Non
         after = workers()
         assert len(after) == 2
         assert after & before == before - {victim}
-        # Whoever had the victim lost the one question it held, and is served by the next one.
+        # Whoever had the victim lost the one question it held, if any, and is served by the next one.
         assert {client.lost for client in clients} <= {0, 1}
-        assert 0 < sum(client.lost for client in clients) < len(clients)
+        assert sum(client.lost for client in clients) < len(clients)
         now = counters(url)
         assert all(now[name] >= value for name, value in counted.items())
         assert now["uloop_worker_restarts_total"] == 1
