@@ -175,8 +175,10 @@ def test_who_is_denied_from_now_on_is_cut_off(loop: Uloop) -> None:
         sock.sendall(b"time?")
         assert receive(loop, sock)
         server.reconfigure(Settings(deny=(ip_network("127.0.0.0/8"),)))
-        with pytest.raises(ConnectionResetError):
-            sock.recv(100)
+        try:
+            assert sock.recv(100) == b""
+        except ConnectionResetError:
+            pass  # as it is meant; wine makes an end of it
     server.close()
 
 
