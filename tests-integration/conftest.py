@@ -6,6 +6,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -40,6 +41,25 @@ BACKENDS = [name for name in available_backends() if name != "kqueue" or sys.pla
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     """The name of each backend in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def has_ipv6() -> bool:
+    """Whether this machine has."""
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def host(request: pytest.FixtureRequest, has_ipv6: bool) -> str:
+    """The loopback address of each family in turn."""
+    if request.param == "::1" and not has_ipv6:
+        pytest.skip("this machine has no IPv6")
     return str(request.param)
 
 

@@ -9,7 +9,6 @@ import calendar
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -27,7 +26,6 @@ CLOSE = 2  # seconds that a client's time may be from ours, before it asked and 
 LINE = re.compile(r"\d\d [A-Z]{3} \d{4} \d\d:\d\d:\d\d UTC\r?\n")
 ENVIRONMENT = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
 
-HOSTS = ("127.0.0.1", "::1")
 #: the program's Debian package, and what to type; what it sends to TCP is of no interest to the server
 OVER_TCP = {
     "nc": ("netcat-openbsd", "nc {host} {port}"),
@@ -48,22 +46,6 @@ OVER_UDP = {
 def program(name: str, package: str) -> None:
     if shutil.which(name) is None:
         pytest.skip(f"there is no {name} here; on Debian it is in the package {package}")
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-@pytest.fixture(params=HOSTS)
-def host(request: pytest.FixtureRequest) -> str:
-    if request.param == "::1" and not has_ipv6():
-        pytest.skip("this machine has no IPv6")
-    return str(request.param)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import calendar
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,22 +33,6 @@ def program(name: str, package: str) -> str:
     if path is None:
         pytest.skip(f"there is no {name} here; on Debian it is in the package {package}")
     return path
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
-
-
-@pytest.fixture(params=HOSTS)
-def host(request: pytest.FixtureRequest) -> str:
-    if request.param == "::1" and not has_ipv6():
-        pytest.skip("this machine has no IPv6")
-    return str(request.param)
 
 
 @pytest.fixture

@@ -212,8 +212,7 @@ class Service:
         """Why no client should be sent here; empty when all is well."""
         if self._draining or self._closed:
             return ["it is ending"]
-        serves_ntp = any(endpoint.protocol == "ntp" for endpoint in self.endpoints)
-        if serves_ntp and not self.source.quality(self.source.now()).synchronised:
+        if "ntp" in self.schemes and not self.source.quality(self.source.now()).synchronised:
             return ["the clock is not synchronised"]
         return []
 
