@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,23 @@ def test_sizes_of_the_structures() -> None:
     assert ctypes.sizeof(mmsg.MMsgHdr) == 64
 
 
+def receive(arrays: ReceiveArrays, sock: socket.socket) -> list[tuple[bytes, Any, bytes, bytes]]:
+    """Of each datagram: data, address, the address as the kernel has it, control data."""
+    columns = arrays.receive(sock.fileno())
+    return [(data, mmsg.decode(name), name, control) for data, name, control in zip(*columns, strict=True)]
+
+
+def send(
+    arrays: SendArrays,
+    sock: socket.socket,
+    messages: Sequence[tuple[bytes, bytes, tuple[mmsg.Ancillary, ...]]],
+    merge: bool = False,
+) -> int:
+    data, names, ancillaries = zip(*messages, strict=True)
+    controls = list(map(mmsg.pack_control, ancillaries)) if any(ancillaries) else None
+    return arrays.send(sock.fileno(), data, names, controls, merge)
+
+
 @given(st.lists(st.tuples(hosts, sizes), min_size=1, max_size=10), st.data())
 @settings(deadline=None, max_examples=60)
 def test_received_from_ipv4(sent: list[tuple[str, int]], data: st.DataObject) -> None:
@@ -71,12 +88,12 @@ def test_received_from_ipv4(sent: list[tuple[str, int]], data: st.DataObject) ->
             for _ in range(2):
                 sender.sendto(payload, receiver.getsockname())
             expected.append(receiver.recvfrom(SIZE))  # one the one way, and one the other
-            got = arrays.receive(receiver.fileno())
+            got = receive(arrays, receiver)
             assert [each[:2] for each in got] == expected[-1:]
             assert mmsg.encode(socket.AF_INET, got[0][1]) == got[0][2]
         for sender, (payload, _) in zip(senders, expected, strict=True):
             sender.sendto(payload, receiver.getsockname())
-        batch = [each[:2] for each in arrays.receive(receiver.fileno())]
+        batch = [each[:2] for each in receive(arrays, receiver)]
         assert batch == expected[: len(batch)]  # the receive buffer may not hold them all
         assert batch
 
@@ -88,12 +105,12 @@ def test_unix_names(one: bytes, other: bytes, payloads: list[bytes]) -> None:
         other += b"x"
     arrays, outgoing = ReceiveArrays(SIZE, control=False), SendArrays()
     with sockets(one, other) as (receiver, sender):
-        message = [(payload, None, mmsg.encode(AF_UNIX, one), ()) for payload in payloads]
-        assert outgoing.send(sender.fileno(), message) == len(payloads)
+        message = [(payload, mmsg.encode(AF_UNIX, one), ()) for payload in payloads]
+        assert send(outgoing, sender, message) == len(payloads)
         assert [receiver.recvfrom(SIZE) for _ in payloads] == [(payload, other) for payload in payloads]
         for payload in payloads:
             sender.sendto(payload, one)
-        got = arrays.receive(receiver.fileno())
+        got = receive(arrays, receiver)
         assert [each[:2] for each in got] == [(payload, other) for payload in payloads]
         assert {each[2] for each in got} == {mmsg.encode(AF_UNIX, other)}
 
@@ -107,9 +124,9 @@ def test_unix_paths(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ):
         sock.bind(name)
         sock.settimeout(30)
-        assert SendArrays().send(sock.fileno(), [(b"x", None, mmsg.encode(AF_UNIX, name), ())]) == 1
+        assert send(SendArrays(), sock, [(b"x", mmsg.encode(AF_UNIX, name), ())]) == 1
         nameless.sendto(b"y", name)
-        got = ReceiveArrays(SIZE, control=False).receive(sock.fileno())
+        got = receive(ReceiveArrays(SIZE, control=False), sock)
         assert [each[:2] for each in got] == [(b"x", name), (b"y", None)]
         nameless.sendto(b"y", name)
         assert sock.recvfrom(10) == (b"y", None)
@@ -128,10 +145,57 @@ def test_sent_over_ipv4(sent: list[tuple[str, int]], merge: bool) -> None:
             receiver = by_host.get(host, receivers[0])
             data = (b"%d" % number) + b"x" * min(size, 2000)
             expected.append((receiver, data))
-            messages.append((data, None, mmsg.encode(socket.AF_INET, receiver.getsockname()), ()))
-        assert outgoing.send(sender.fileno(), messages, merge) == len(messages)
+            messages.append((data, mmsg.encode(socket.AF_INET, receiver.getsockname()), ()))
+        assert send(outgoing, sender, messages, merge) == len(messages)
         for receiver, data in expected:
             assert receiver.recvfrom(SIZE) == (data, sender.getsockname())
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 26, 48, mmsg.LARGEST_ALIKE, mmsg.LARGEST_ALIKE + 1]),
+            st.integers(1, BATCH),
+            st.sampled_from([0, 7]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+@settings(deadline=None, max_examples=60)
+def test_alike_ones(batches: list[tuple[int, int, int, bool]]) -> None:
+    """Batches of one size, one after the other with the same arrays, to two peers in turn."""
+    outgoing = SendArrays()
+    with sockets("127.0.0.1", "127.0.0.1", "127.0.0.1") as (sender, *receivers):
+        names = []
+        for receiver in receivers:
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            receiver.setsockopt(socket.IPPROTO_IP, 12, 1)  # IP_RECVTTL
+            names.append(mmsg.encode(socket.AF_INET, receiver.getsockname()))
+        for size, count, ttl, merge in batches:
+            control = ((0, socket.IP_TTL, struct.pack("=i", ttl)),) if ttl else ()
+            messages = [(bytes([i]) * size, names[i % 2], control) for i in range(count)]
+            sent = 0
+            while sent < count:  # the kernel may have no room for all
+                sent += (now := send(outgoing, sender, messages[sent:], merge))
+                assert now
+            for i, (data, _, _) in enumerate(messages):
+                got, ((_, _, got_ttl),), _, address = receivers[i % 2].recvmsg(SIZE, 256)
+                assert (got, address) == (data, sender.getsockname())
+                assert struct.unpack("=i", got_ttl)[0] == (ttl or 64)
+
+
+def test_alike_ones_to_the_connected_peer() -> None:
+    outgoing = SendArrays()
+    with sockets("127.0.0.1", "127.0.0.1") as (receiver, sender):
+        sender.connect(receiver.getsockname())
+        for count in (1, BATCH):
+            for size in (0, 5):
+                messages: list[Any] = [(b"x" * size, b"", ())] * count
+                assert send(outgoing, sender, messages) == count
+                got = [receiver.recvfrom(10) for _ in messages]
+                assert got == [(b"x" * size, sender.getsockname())] * count
 
 
 @given(
@@ -158,11 +222,11 @@ def test_merged_ones_arrive_as_they_were(runs: list[tuple[int, int, int, int]]) 
             control = ((0, socket.IP_TTL, struct.pack("=i", ttl)),) if ttl else ()
             for number in range(count):
                 data = bytes([number]) * size
-                messages.append((data, None, name, control))
+                messages.append((data, name, control))
                 expected.append((receiver, data, ttl or 64))
         while messages:
             # as many at a time as a receive buffer holds, at 9000 bytes
-            sent = outgoing.send(sender.fileno(), messages[:12], merge=True)
+            sent = send(outgoing, sender, messages[:12], merge=True)
             assert sum(outgoing.runs) == len(messages[:12]) == sent
             for receiver, data, ttl in expected[:sent]:
                 got, ((_, _, got_ttl),), _, address = receiver.recvmsg(SIZE, 256)
@@ -177,9 +241,9 @@ def test_how_they_are_merged() -> None:
         if not mmsg.can_merge(one):
             pytest.skip("this kernel has no UDP_SEGMENT")
         to_one, to_other = (mmsg.encode(socket.AF_INET, sock.getsockname()) for sock in (one, other))
-        messages = [(b"x" * size, None, to_one, ()) for size in (5, 5, 5, 4, 0, 0, 40000, 40000)]
-        messages += [(b"x" * 5, None, name, ()) for name in (to_one, to_other, to_other)]
-        assert outgoing.send(one.fileno(), messages, merge=True) == len(messages)
+        messages = [(b"x" * size, to_one, ()) for size in (5, 5, 5, 4, 0, 0, 40000, 40000)]
+        messages += [(b"x" * 5, name, ()) for name in (to_one, to_other, to_other)]
+        assert send(outgoing, one, messages, merge=True) == len(messages)
         assert outgoing.runs == [3, 1, 1, 1, 1, 1, 1, 2]
         assert [len(other.recv(10)) for _ in range(2)] == [5, 5]
         one.setsockopt(mmsg.SOL_UDP, mmsg.UDP_SEGMENT, 100)
@@ -193,9 +257,9 @@ def test_ipv6() -> None:
         with sockets("::1", "::1") as (one, other):
             arrays, outgoing = ReceiveArrays(SIZE, control=False), SendArrays()
             name = mmsg.encode(socket.AF_INET6, one.getsockname())
-            assert outgoing.send(other.fileno(), [(b"x", None, name, ()), (b"", None, name, ())]) == 2
+            assert send(outgoing, other, [(b"x", name, ()), (b"", name, ())]) == 2
             assert one.recvfrom(10) == (b"x", other.getsockname())
-            assert [each[:2] for each in arrays.receive(one.fileno())] == [(b"", other.getsockname())]
+            assert [each[:2] for each in receive(arrays, one)] == [(b"", other.getsockname())]
     except OSError:
         pytest.skip("this machine has no IPv6")
 
@@ -230,7 +294,7 @@ def test_control_data_received(wanted: set[str], ttl: int, tos: int) -> None:
         for _ in range(3):
             sender.sendto(b"x", receiver.getsockname())
         _, expected, _, _ = receiver.recvmsg(10, 256, socket.MSG_PEEK)
-        got = arrays.receive(receiver.fileno())
+        got = receive(arrays, receiver)
         assert len(got) == 3
         first = mmsg.parse_control(got[0][3])
         assert len(first) == len(expected) == len(wanted)
@@ -248,8 +312,8 @@ def test_control_data_sent(ttls: list[int | None]) -> None:
         name = mmsg.encode(socket.AF_INET, receiver.getsockname())
         for batch in (ttls, [None] * len(ttls)):
             controls = [() if ttl is None else ((0, socket.IP_TTL, struct.pack("=i", ttl)),) for ttl in batch]
-            messages = [(b"x", None, name, control) for control in controls]
-            assert outgoing.send(sender.fileno(), messages) == len(batch)
+            messages = [(b"x", name, control) for control in controls]
+            assert send(outgoing, sender, messages) == len(batch)
             got = [receiver.recvmsg(10, 256)[1] for _ in batch]
             default = sender.getsockopt(socket.IPPROTO_IP, socket.IP_TTL)
             assert [struct.unpack("=i", data)[0] for ((_, _, data),) in got] == [
@@ -280,10 +344,10 @@ def test_errors_are_those_of_the_call() -> None:
         with pytest.raises(BlockingIOError):
             arrays.receive(sock.fileno())
         name = mmsg.encode(socket.AF_INET, sock.getsockname())
-        messages = [(b"fits", None, name, ()), (b"x" * 65508, None, name, ()), (b"fits", None, name, ())]
-        assert outgoing.send(sock.fileno(), messages) == 1
+        messages = [(b"fits", name, ()), (b"x" * 65508, name, ()), (b"fits", name, ())]
+        assert send(outgoing, sock, messages) == 1
         with pytest.raises(OSError, match="Message too long"):
-            outgoing.send(sock.fileno(), messages[1:])
+            send(outgoing, sock, messages[1:])
         assert sock.recv(10) == b"fits"
     with pytest.raises(OSError, match="Bad file descriptor"):
         arrays.receive(-1)
@@ -295,6 +359,6 @@ def test_what_arrives_keeps_nothing_of_what_was_there_before() -> None:
         for batch in ([b"x" * 100] * BATCH, [b"", b"y"], [b"z" * 200]):
             for data in batch:
                 sock.sendto(data, sock.getsockname())
-            got = arrays.receive(sock.fileno())
+            got = receive(arrays, sock)
             assert [each[0] for each in got] == [data[:100] for data in batch]
             assert {each[1] for each in got} == {sock.getsockname()}

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from uloop_reactor import Uloop
-from uloop_reactor.datagram import Address, DatagramSocket, Options, _is_shared_address
+from uloop_reactor.control import is_shared_address
+from uloop_reactor.datagram import Address, DatagramSocket, Options
 
 IPV4 = "127.0.0.1"
 
@@ -143,7 +144,7 @@ def test_multicast_to_a_socket_of_both_families(loop: Uloop) -> None:
     ],
 )
 def test_addresses_of_many(host: str, shared: bool) -> None:
-    assert _is_shared_address(host) is shared
+    assert is_shared_address(host) is shared
 
 
 def test_a_socket_bound_to_a_group(loop: Uloop) -> None:

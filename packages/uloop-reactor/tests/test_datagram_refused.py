@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from uloop_reactor import UEvent, Uloop, mmsg
-from uloop_reactor.datagram import FAILURES, Address, DatagramSocket
+from uloop_reactor.datagram import Address, DatagramSocket
+from uloop_reactor.datagram_io import FAILURES, Batch
 
 IPV4 = "127.0.0.1"
 needs_mmsg = pytest.mark.skipif(not mmsg.SUPPORTED, reason="recvmmsg is called on 64-bit Linux alone")
@@ -115,7 +116,7 @@ def test_receiving_that_always_fails_rests(loop: Uloop) -> None:
 
     def receive() -> Any:
         failures.append(loop.time())
-        return [], OSError(errno.ENOMEM, "no memory")
+        return Batch(), OSError(errno.ENOMEM, "no memory")
 
     calls.receive = receive  # type: ignore[method-assign]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -138,7 +139,7 @@ def test_receiving_that_always_fails_rests(loop: Uloop) -> None:
 
 def test_closed_while_it_rests(loop: Uloop) -> None:
     server = Echo.bind(loop, (IPV4, 0))
-    server._calls.receive = lambda: ([], OSError(errno.ENOMEM, "no memory"))  # type: ignore[method-assign]
+    server._calls.receive = lambda: (Batch(), OSError(errno.ENOMEM, "no memory"))  # type: ignore[method-assign]
     server.send(b"x", server.address)
     run_until(loop, lambda: len(server.errors) == FAILURES)
     server.close()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import socket
+import struct
 import sys
 import tracemalloc
 from ipaddress import IPv4Address, ip_network
+from random import Random
 from typing import Any
 
 import pytest
@@ -290,6 +293,68 @@ def test_a_policy_that_makes_no_sense(bad: dict[str, Any], message: str) -> None
     assert str(refusal.value).endswith(message)
 
 
+# Batches
+
+
+def sockaddr(sender: Any) -> bytes:
+    """A struct sockaddr, ip(7) and ipv6(7)."""
+    host, port = sender[:2]
+    if ":" in host:
+        packed = socket.inet_pton(socket.AF_INET6, host)
+        return struct.pack("=H2s4s16sI", socket.AF_INET6, port.to_bytes(2), bytes(4), packed, 0)
+    return struct.pack("=H2s4s8x", socket.AF_INET, port.to_bytes(2), socket.inet_aton(host))
+
+
+SENDERS = [
+    *(("192.0.2.1", 40001), ("192.0.2.1", 123), ("192.0.2.1", 0), ("192.0.2.1", 40009), ("224.0.0.1", 40001)),
+    *(("198.51.100.7", 40001), ("198.51.100.7", 123), ("2001:db8::1", 40001), ("2001:db8::1:1", 40001)),
+    *(("::ffff:198.51.100.7", 40001), ("fe80::1", 40001), ("::", 1), ("255.255.255.255", 3333)),
+]
+DATAGRAMS = [
+    b"",
+    b"t",
+    TEXT_ANSWER,
+    b"\xe2\x93\x1a\x00",
+    NTP_QUESTION,
+    NTP_QUESTION + bytes(4),
+    b"\x08" + bytes(47),
+]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_batch_is_treated_as_one_after_the_other_would_be(protocol: str, raw: bool) -> None:
+    """Whatever is in it, whoever is known already, and however the senders are told."""
+    random = Random(6)
+    policy = Policy(rate_limit=1, rate_burst=3, deny=networks("198.51.100.0/24"))
+    whole, single = Guard(policy, own_ports=(40009,)), Guard(policy, own_ports=(40009,))
+    reasons = set()
+    for now in range(200):
+        count = random.randrange(1, 10)
+        usual = random.random() < 0.5  # nothing but questions of the usual form, as a rule
+        question = NTP_QUESTION if protocol == "ntp" else b"t"
+        datagrams = [question if usual else random.choice(DATAGRAMS) for _ in range(count)]
+        senders = random.choices(SENDERS, k=count)
+        expected = {}
+        for place, (datagram, sender) in enumerate(zip(datagrams, senders, strict=True)):
+            reason = single.refuses(protocol, datagram, sender, now)
+            if reason is not None:
+                expected[place] = reason
+        told = list(map(sockaddr, senders)) if raw else senders
+        assert whole.refusals(protocol, datagrams, told, now) == expected
+        reasons |= set(expected.values())
+    assert {Count.SOURCE, Count.PORT, Count.DENIED, Count.RATE} <= reasons
+    assert reasons & {Count.FORM, Count.LENGTH}
+
+
+def test_who_is_denied_from_now_on_is_known_at_once() -> None:
+    guard = Guard(Policy())
+    sender = sockaddr(CLIENT)
+    assert guard.refusals("clock", [b""], [sender], 0.0) == {}
+    guard.reconfigure(Policy(deny=networks("192.0.2.0/24")))
+    assert guard.refusals("clock", [b""], [sender], 0.0) == {0: Count.DENIED}
+
+
 # Memory
 
 
@@ -307,7 +372,8 @@ def test_a_flood_of_forged_sources_takes_a_bounded_amount_of_memory() -> None:
         memory = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert guard._look_up.cache_info().currsize == ADDRESSES
+    assert guard._judge.cache_info().currsize == ADDRESSES
+    assert all(len(rules.welcome) <= ADDRESSES for rules in guard._rules.values())
     # It goes up and down with the generations.
     assert memory < 12e6
     assert memory - half < 4e6

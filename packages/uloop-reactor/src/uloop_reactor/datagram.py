@@ -17,7 +17,8 @@ The rules:
    has recvmmsg(2) that is one call. What ``on_datagram`` sends goes into the queue, and the
    queue leaves with one sendmmsg(2) after the batch; on Linux, runs of datagrams of one size to
    one peer as one piece that the kernel cuts up (UDP_SEGMENT). Outside a batch, a datagram is
-   sent at once.
+   sent at once. A program that is called with the whole batch, by overriding ``on_batch``, does
+   once what is the same for all of it.
 2. What the kernel does not take yet stays in the queue, in order, and leaves when it says so.
    The queue has a limit; a datagram beyond it is dropped, and ``on_error`` told. A Unix peer that
    does not read, on a socket that is not connected, holds up nobody else: what is for it is put
@@ -44,31 +45,29 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from functools import lru_cache
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 from weakref import WeakKeyDictionary
 
 from uloop_events import UEvent
 
-from . import mmsg
+from . import control, mmsg
 from .backoff import pause_after
-from .mmsg import BATCH, UNIX, Ancillary
-from .socket_file import SocketFile, remove_dead_socket
+from .control import CONTROL_ROOM, Control
+from .datagram_io import FAILURES, Arrays, Batch, Batches, OneByOne, Peer, Source, Waiting
+from .datagram_sockets import Address, bound_socket, connected_socket, numeric
+from .mmsg import BATCH, UNIX
+from .socket_file import SocketFile
 
 if TYPE_CHECKING:
     from .timers import Timer
     from .uloop import Uloop
 
-__all__ = ["Address", "DatagramSocket"]
+__all__ = ["Address", "Batch", "DatagramSocket", "Peer"]
 
 log = logging.getLogger("uloop.reactor")
-
-#: as Python's socket module has them: ``(host, port)``, ``(host, port, flowinfo, scope_id)``, the
-#: path of a Unix socket (bytes if it is abstract), ``None`` for one that has no path
-Address = Any
 
 IN, OUT, HUP, ERR = (int(e) for e in (UEvent.poll_in, UEvent.poll_out, UEvent.poll_hup, UEvent.poll_err))
 
@@ -80,12 +79,6 @@ FLUSH_CALLS = 16  # batches sent in one go; when more are waiting, others have t
 RETRY, LONGEST_RETRY = 0.001, 1.0
 PEER_SHARE = 4  # the part of queue_limit that one peer may hold is one in so many
 PEER_PATIENCE = 5.0  # seconds after which what waits for a peer that takes nothing is dropped
-FAILURES = 8  # in a row make a call suspect: receiving is to rest then, recvmmsg to be given up
-LONGEST_UNMERGED = 1024  # batches until merging is tried again, after it has failed again and again
-#: After so many lone datagrams in a row, the next ones are read with recvfrom, and every so many
-#: with recvmmsg, to see whether that still holds. To read one costs 1.5 us instead of 3.0.
-PATIENCE = 8
-
 #: What an ICMP message about an earlier datagram makes of the next call (Linux: net/ipv4/icmp.c
 #: icmp_err_convert, net/ipv6/icmp.c). On Windows it is ECONNRESET, WSAECONNRESET in recvfrom's docs.
 BY_ICMP = frozenset(
@@ -98,185 +91,13 @@ BY_ICMP = frozenset(
 )
 #: Of these, what receiving never fails with again and again: it is gone once it is told.
 TOLD_ONCE = BY_ICMP - {errno.EACCES, errno.EOPNOTSUPP}  # a sandbox may say those
-#: from a route or device that cannot cut a piece up into datagrams (Linux: net/ipv4/udp.c, udp_send_skb)
-NOT_MERGED = (errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP)
-#: from a sandbox that does not let us call recvmmsg or sendmmsg, or an emulator that does not know them
-REFUSED = (errno.ENOSYS, errno.EPERM, errno.EINVAL)
 MSG_ERRQUEUE = 0x2000 if sys.platform == "linux" else 0  # recv(2)
 IP_RECVERR, IPV6_RECVERR = 11, 25  # ip(7), ipv6(7)
 EXTENDED_ERROR = struct.Struct("=IBBBxII")  # struct sock_extended_err, ip(7)
 BY_ICMP_MESSAGE = (2, 3)  # SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6; a local error is told by the send itself
 
-UNIX_PATH_ROOM = mmsg.UNIX_PATH_ROOM if sys.platform == "linux" else 104  # <sys/un.h> of the BSDs and macOS
-CONTROL_ROOM = mmsg.CONTROL_ROOM if hasattr(socket.socket, "recvmsg") else 0
-
-# Receive timestamps: option, type of the control data, its layout, nanoseconds per unit of the fraction
-if mmsg.SUPPORTED:
-    TIMESTAMP: tuple[int, int, str, int] | None = (35, 35, "=qq", 1)  # SO_TIMESTAMPNS, socket(7)
-elif sys.platform == "darwin" or sys.platform.startswith("freebsd"):
-    TIMESTAMP = (0x0400, 0x02, "=qi", 1000)  # SO_TIMESTAMP, SCM_TIMESTAMP, <sys/socket.h>
-else:
-    TIMESTAMP = None
-
-# Where a datagram was sent to, IPv4: the option, which is the type of the control data too, and
-# where in these the address that was asked is, and the one to answer from
-if sys.platform in ("linux", "darwin"):
-    # IP_PKTINFO: ifindex, spec_dst, addr. ip(7); <netinet/in.h>, XNU's udp_check_pktinfo
-    PACKET_INFO: tuple[int, slice, slice] | None = (
-        8 if sys.platform == "linux" else 26,
-        slice(8, 12),
-        slice(4, 8),
-    )
-elif sys.platform.startswith("freebsd"):
-    PACKET_INFO = (7, slice(0, 4), slice(0, 4))  # IP_RECVDSTADDR, which is IP_SENDSRCADDR: ip(4)
-else:
-    PACKET_INFO = None
-IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", None)  # RFC 3542, section 6: address, ifindex
-IPV6_RECVPKTINFO = getattr(socket, "IPV6_RECVPKTINFO", None)
-
-
-# Plain tuples: to make a NamedTuple costs as much as a third of the rest that Python does here.
-#: from the kernel: data, sender, the sender as the kernel has it (empty if it was not asked that
-#: way), control data (bytes as the kernel has them, or what socket.recvmsg makes of them)
-Received = tuple[bytes, Address, bytes, Any]
-#: for the kernel: data, address or None for the connected peer, the address as the kernel has it
-#: (empty if it is not known), control data
-Waiting = tuple[bytes, Address, bytes, tuple[Ancillary, ...]]
-
-
-class OneByOne:
-    """Datagrams by one call each: what every platform has."""
-
-    def __init__(self, sock: socket.socket, size: int, control: bool) -> None:
-        self.sock: Any = sock  # Windows' has no recvmsg and sendmsg, and is not asked for them
-        self.size = size
-        self.control = control
-
-    def receive(self) -> tuple[list[Received], OSError | None]:
-        """A batch, and the error that ended it, if there was one."""
-        batch: list[Received] = []
-        try:
-            while len(batch) < BATCH:
-                batch.append(self.receive_one())
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            return batch, error
-        return batch, None
-
-    def receive_one(self) -> Received:
-        if self.control:
-            data, ancillary, _, sender = self.sock.recvmsg(self.size, CONTROL_ROOM)
-            return data, sender, b"", ancillary
-        data, sender = self.sock.recvfrom(self.size)
-        return data, sender, b"", ()
-
-    def send(self, messages: list[Waiting]) -> tuple[int, OSError | None]:
-        """How many of these were sent, and the error of the next one, if there was one."""
-        sent = 0
-        try:
-            for message in messages:
-                self.send_one(message)
-                sent += 1
-        except OSError as error:
-            return sent, error
-        return sent, None
-
-    def send_one(self, message: Waiting) -> None:
-        data, address, _, ancillary = message
-        if ancillary:
-            self.sock.sendmsg([data], ancillary, 0, address)
-        elif address is None:
-            self.sock.send(data)
-        else:
-            self.sock.sendto(data, address)
-
-    def encode(self, address: Address) -> bytes:
-        return b""
-
-
-class Batches(OneByOne):
-    """Datagrams by recvmmsg and sendmmsg, where there is more than one."""
-
-    def __init__(self, sock: socket.socket, size: int, control: bool, arrays: Arrays) -> None:
-        super().__init__(sock, size, control)
-        self.fileno = sock.fileno()
-        self.family = sock.family
-        self.incoming = arrays.receiving(size, control)
-        self.outgoing = arrays.sending
-        self.merge = mmsg.can_merge(sock)
-        self.unmerged = 0  # batches that are sent without merging, since merging has failed
-        self.merge_failures = 0  # in a row
-        self.lone = 0  # wake-ups in a row that had one datagram
-        self.refused_receives = 0  # in a row, by recvmmsg, while the call for one succeeded
-        self.refused_sends = 0  # likewise, by sendmmsg
-        self.given_up = False  # the calls for many
-
-    def receive(self) -> tuple[list[Received], OSError | None]:
-        if self.given_up:
-            return super().receive()
-        try:
-            if self.lone >= PATIENCE and self.lone % PATIENCE:
-                batch = [self.receive_one()]
-            else:
-                batch = self.incoming.receive(self.fileno)
-                self.refused_receives = 0
-        except BlockingIOError:
-            return [], None
-        except OSError as error:
-            if error.errno not in REFUSED:
-                return [], error
-            received, still = super().receive()
-            self.refused_receives += still is None
-            self.give_up_if(self.refused_receives, error)
-            return received, still
-        self.lone = self.lone + 1 if len(batch) == 1 else 0
-        return batch, None
-
-    def send(self, messages: list[Waiting]) -> tuple[int, OSError | None]:
-        if self.given_up:
-            return super().send(messages)
-        merge = self.merge and not self.unmerged
-        try:
-            if len(messages) == 1:
-                self.send_one(messages[0])
-                return 1, None
-            if self.unmerged:
-                self.unmerged -= 1
-            sent = self.outgoing.send(self.fileno, messages, merge)
-        except OSError as error:
-            if len(messages) == 1:
-                return 0, error
-            merged = self.outgoing.runs[0] > 1 and error.errno in NOT_MERGED
-            if not merged and error.errno not in REFUSED:
-                return 0, error
-            # Was it the call, or the datagram? It may be for port 0, by a stranger's doing.
-            sent, still = super().send(messages[:1])
-            if merged and sent:
-                self.note_failed_merge()
-            elif not merged:
-                self.refused_sends += sent
-                self.give_up_if(self.refused_sends, error)
-            return sent, still
-        self.refused_sends = 0
-        if self.outgoing.runs[0] > 1:
-            self.merge_failures = 0
-        return sent, None
-
-    def note_failed_merge(self) -> None:
-        """Do without for a while: some device or route cannot, or the datagrams are too long for one."""
-        # Not for good, since it may be one peer's route alone, and every peer can choose a bad one.
-        self.unmerged = min(1 << self.merge_failures, LONGEST_UNMERGED)
-        self.merge_failures = min(self.merge_failures + 1, 16)
-
-    def give_up_if(self, refusals: int, error: OSError) -> None:
-        """Do without the calls for many if this was not by chance."""
-        if error.errno == errno.ENOSYS or refusals >= FAILURES:
-            self.given_up = True
-            log.info("datagrams of descriptor %d go one by one from now on: %s", self.fileno, error)
-
-    def encode(self, address: Address) -> bytes:
-        return b"" if address is None else mmsg.encode(self.family, address)
+#: of a batch, for on_datagram: data, sender, the same as the batch has it, control data
+Received = tuple[bytes, Address, Peer, Control]
 
 
 class FullPeer:
@@ -292,20 +113,6 @@ class FullPeer:
         self.since = now  # when it has last taken something
         self.delay = RETRY
         self.timer: Timer | None = None
-
-
-class Arrays:
-    """What the sockets of one loop share."""
-
-    def __init__(self) -> None:
-        self.sending = mmsg.SendArrays()
-        self._receiving: dict[tuple[int, bool], mmsg.ReceiveArrays] = {}
-
-    def receiving(self, size: int, control: bool) -> mmsg.ReceiveArrays:
-        arrays = self._receiving.get((size, control))
-        if arrays is None:
-            arrays = self._receiving[size, control] = mmsg.ReceiveArrays(size, control)
-        return arrays
 
 
 _arrays: WeakKeyDictionary[Uloop, Arrays] = WeakKeyDictionary()
@@ -376,9 +183,10 @@ class DatagramSocket:
         self._max_size = max_size
         self._queue_limit = queue_limit
         self._closed = False
-        self._received: Iterator[Received] = iter(())  # of the batch, what is not delivered yet
+        self._left: Iterator[Received] = iter(())  # of the batch, what on_datagram is not called with yet
         self._current: Received | None = None  # the datagram that on_datagram is called with
-        self._read_at = 0  # when the batch was read, ns since the epoch
+        self._read_at = 0  # when its batch was read, ns since the epoch
+        self._delivering = False  # what is sent meanwhile waits for the end of the batch
         self._queue: list[Waiting] = []
         self._full: dict[Address, FullPeer] = {}  # nothing in the queue is for one of these
         self._tried: FullPeer | None = None  # the one that a flush tries again
@@ -397,26 +205,26 @@ class DatagramSocket:
         bound_to_all = _bound_to_all(self.address, sock.family)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._timestamps = timestamps and _ask_for_timestamps(sock)
+        self._timestamps = timestamps and control.ask_for_timestamps(sock)
         # FreeBSD takes an address to answer from on a socket that is bound to all of them alone: ip(4).
-        self._packet_info = packet_info and bound_to_all and _ask_for_packet_info(sock)
+        self._packet_info = packet_info and bound_to_all and control.ask_for_packet_info(sock)
         self._one_destination = packet_info and not bound_to_all
         self._bound_to_group = (
-            self._one_destination and sock.family != UNIX and _is_shared_address(self.address[0])
+            self._one_destination and sock.family != UNIX and control.is_shared_address(self.address[0])
         )
         self._has_error_queue = MSG_ERRQUEUE != 0 and sock.family != UNIX
         if peer_errors and self._has_error_queue:
             sock.setsockopt(*_recverr(sock), 1)
         self._told_by_error_queue = self._has_error_queue and bool(sock.getsockopt(*_recverr(sock)))
         size = max_size + 1  # what fills this is too long
-        control = self._timestamps or self._packet_info
+        told = self._timestamps or self._packet_info
         if mmsg.SUPPORTED and sock.family in (socket.AF_INET, socket.AF_INET6, UNIX):
             arrays = _arrays.get(loop)
             if arrays is None:
                 arrays = _arrays[loop] = Arrays()
-            self._calls: OneByOne = Batches(sock, size, control, arrays)
+            self._calls: OneByOne = Batches(sock, size, told, arrays)
         else:
-            self._calls = OneByOne(sock, size, control)
+            self._calls = OneByOne(sock, size, told)
         loop.add(self._fileno, UEvent.poll_in, self)
 
     @classmethod
@@ -439,7 +247,7 @@ class DatagramSocket:
             OSError: the address is in use, not ours, or not found.
             ValueError: the platform has no Unix datagram sockets, or no SO_REUSEPORT.
         """
-        sock, file = _bound_socket(address, reuse_port)
+        sock, file = bound_socket(address, reuse_port)
         return cls._with(loop, sock, file, options)
 
     @classmethod
@@ -466,7 +274,7 @@ class DatagramSocket:
             ValueError: the host is a name, the port out of range, or the path too long; or the
                 platform has no Unix datagram sockets.
         """
-        sock, file = _connected_socket(address, local_address)
+        sock, file = connected_socket(address, local_address)
         return cls._with(loop, sock, file, options)
 
     @classmethod
@@ -489,6 +297,21 @@ class DatagramSocket:
             data: its bytes; there may be none.
             sender: as ``socket.recvfrom`` returns it.
         """
+
+    def on_batch(self, batch: Batch) -> None:
+        """Datagrams have arrived together, 64 at most; the default calls ``on_datagram`` with each.
+
+        Override this instead where a datagram must cost little: what is the same for all of a batch is
+        then done once, and Python's part of the work for each is a quarter. An answer is sent with
+        ``reply_each``. Rule 4 holds for the batch then: an exception costs all of it.
+
+        Parameters:
+            batch: one datagram or more.
+        """
+        self._read_at = batch.read_at
+        addresses = map(self._calls.address_of, batch.senders)
+        self._left = iter(list(zip(batch.data, addresses, batch.senders, batch.controls, strict=True)))
+        self._hand_out()
 
     def on_error(self, error: OSError, peer: Address | None) -> object:
         """Something went wrong with one datagram, received or sent; the default logs it at DEBUG.
@@ -518,11 +341,9 @@ class DatagramSocket:
             ValueError: the host is a name, the port out of range, or the path of a Unix socket too long.
             RuntimeError: this socket is closed.
         """
-        name = b""
         if address is not None:
-            address = _numeric(self._sock.family, address)
-            name = self._calls.encode(address)
-        self._enqueue((_bytes(data), address, name, ()))
+            address = numeric(self._sock.family, address)
+        self._enqueue((_bytes(data), address, ()))
 
     def reply(self, data: bytes | bytearray | memoryview) -> None:
         """Send a datagram to the sender of the current one, from the address that was asked.
@@ -536,11 +357,55 @@ class DatagramSocket:
         current = self._current
         if current is None:
             raise RuntimeError("reply() answers the datagram that on_datagram is called with; use send()")
-        _, sender, name, control = current
-        if not name and sender:
-            name = self._calls.encode(sender)
-        source = _source(_packet_info(_ancillary(control))) if self._packet_info else ()
-        self._enqueue((_bytes(data), sender or None, name, source))
+        _, _, peer, told = current
+        source = control.answer_from(control.packet_info(told)) if self._packet_info else ()
+        self._enqueue((_bytes(data), peer, source))
+
+    def reply_each(self, batch: Batch, replies: Sequence[bytes]) -> None:
+        """Answer the datagrams of a batch: as ``reply`` does, each with the one at its place.
+
+        Parameters:
+            batch: what ``on_batch`` was given, or what was left of it ``without`` some.
+            replies: as many as there are datagrams.
+
+        Raises:
+            ValueError: there are more of the one than of the other.
+            RuntimeError: this socket is closed.
+        """
+        sources: list[Source] = [()] * len(batch)
+        if self._packet_info:
+            sources = [control.answer_from(control.packet_info(told)) for told in batch.controls]
+        # As a rule nothing waits and the kernel takes all. So they are not queued one by one.
+        sent, failure = 0, None
+        if self._delivering and not (self._queue or self._full or self._flushing or self._closed):
+            if len(replies) != len(batch):
+                raise ValueError(f"there are {len(replies)} replies to {len(batch)} datagrams")
+            sent, failure = self._calls.send(replies, batch.senders, sources)
+            if sent == len(replies):
+                return
+        for message in zip(replies[sent:], batch.senders[sent:], sources[sent:], strict=True):
+            self._enqueue(message)
+        if failure is not None:
+            self._flush(failure)
+
+    def address_of(self, sender: Peer) -> Address:
+        """The address of a sender as a batch has it: as ``socket.recvfrom`` returns it."""
+        return self._calls.address_of(sender)
+
+    def arrivals_of(self, batch: Batch) -> list[int | None]:
+        """When each datagram of a batch arrived, in ns since the epoch; ``None`` if the kernel does not tell.
+
+        It tells where ``timestamps`` was asked for; otherwise there is ``batch.read_at``.
+        """
+        if not self._timestamps or not batch:
+            return [None] * len(batch)
+        return control.arrivals(batch.controls)
+
+    def broadcasts_in(self, batch: Batch) -> list[int]:
+        """The places in a batch of what was sent to many hosts at once: see ``broadcast``."""
+        if not self._packet_info:
+            return list(range(len(batch))) if self._bound_to_group else []
+        return [place for place, told in enumerate(batch.controls) if self._is_broadcast(told)]
 
     def receive_backlog(self, *, turn_away: bool = False) -> None:
         """Deliver all that has arrived, before ``close``, which would throw it away.
@@ -584,8 +449,8 @@ class DatagramSocket:
             return host
         if not self._packet_info:
             return None
-        info = _packet_info(_ancillary(self._current[3]))
-        return None if info is None else _destination(info)
+        info = control.packet_info(self._current[3])
+        return None if info is None else control.destination(info)
 
     @property
     def broadcast(self) -> bool:
@@ -600,8 +465,11 @@ class DatagramSocket:
             return False
         if not self._packet_info:
             return self._bound_to_group
-        info = _packet_info(_ancillary(self._current[3]))
-        return info is not None and _is_shared(info)
+        return self._is_broadcast(self._current[3])
+
+    def _is_broadcast(self, told: Control) -> bool:
+        info = control.packet_info(told)
+        return info is not None and control.is_shared(info)
 
     @property
     def address(self) -> Address:
@@ -649,7 +517,7 @@ class DatagramSocket:
         self._queue.clear()
         self._full.clear()
         self._queued = 0
-        self._received = iter(())
+        self._left = iter(())
         self.loop.remove(self._fileno)
         self._fileno = -1
         if self._file is not None:
@@ -684,19 +552,20 @@ class DatagramSocket:
 
     def _receive(self) -> bool:
         """Read and deliver a batch; whether there was anything."""
-        error = None
         # An exception that is not ours to deal with, like KeyboardInterrupt, may have left a rest.
-        if not length_hint(self._received):
-            batch, error = self._calls.receive()
-            self._read_at = time.time_ns()
-            self._received = iter(batch)
-            if batch or error is None or error.errno in TOLD_ONCE:
-                self._failures = 0
-                if not batch and error is None:
-                    return False
-            else:
-                self._note_failure()
-        self._deliver()
+        if length_hint(self._left):
+            self._deliver(None)
+            return True
+        batch, error = self._calls.receive()
+        if batch or error is None or error.errno in TOLD_ONCE:
+            self._failures = 0
+            if not batch and error is None:
+                return False
+        else:
+            self._note_failure()
+        if batch:
+            batch.read_at = time.time_ns()
+            self._deliver(batch)
         if error is not None and not self._closed:
             self._report_pending(error)
         return True
@@ -712,37 +581,50 @@ class DatagramSocket:
         self._rest = None
         self._watch_what_is_due()
 
-    def _deliver(self) -> None:
-        loop, max_size, on_datagram = self.loop, self._max_size, self.on_datagram
+    def _deliver(self, batch: Batch | None) -> None:
+        """Hand a batch to the program; ``None``: what is left of the last one."""
+        outermost, self._delivering = not self._delivering, True
         try:
-            for current in self._received:
-                self._current = current
-                data, sender = current[0], current[1]
-                if len(data) > max_size:
-                    self._report(_too_long(max_size), sender)
-                else:
-                    try:
-                        on_datagram(data, sender)
-                    except Exception as error:
-                        loop.report_error(error, self)
-                if self._closed or loop.closed:
-                    break
+            if batch is None:
+                self._hand_out()
+            else:
+                if max(map(len, batch.data)) > self._max_size:
+                    batch = self._without_too_long(batch)
+                if batch and not self._closed:
+                    self.on_batch(batch)
+        except Exception as error:
+            self.loop.report_error(error, self)
         finally:
+            self._delivering = not outermost
             self._current = None
             if self._queue:
                 self._flush_unless_busy()
-            if length_hint(self._received) and not loop.closed:
-                loop.call_soon(self._deliver)  # we are left early, and nothing may arrive any more
+            if length_hint(self._left) and not self.loop.closed:
+                self.loop.call_soon(self._deliver, None)  # nothing may arrive any more
+
+    def _hand_out(self) -> None:
+        """Call ``on_datagram`` with what is left of a batch."""
+        loop, on_datagram = self.loop, self.on_datagram
+        for current in self._left:
+            self._current = current
+            try:
+                on_datagram(current[0], current[1])
+            except Exception as error:
+                loop.report_error(error, self)
+            if self._closed or loop.closed:
+                break
+
+    def _without_too_long(self, batch: Batch) -> Batch:
+        places = {place for place, data in enumerate(batch.data) if len(data) > self._max_size}
+        for place in sorted(places):
+            if not self._closed:
+                self._report(_too_long(self._max_size), self._calls.address_of(batch.senders[place]))
+        return batch.without(places)
 
     def _kernel_timestamp(self) -> int | None:
-        if self._current is None or not self._timestamps or TIMESTAMP is None:
+        if self._current is None or not self._timestamps:
             return None
-        _, wanted, layout, unit = TIMESTAMP
-        for level, kind, data in _ancillary(self._current[3]):
-            if level == socket.SOL_SOCKET and kind == wanted:
-                seconds, fraction = struct.unpack_from(layout, data)
-                return int(seconds * 1_000_000_000 + fraction * unit)
-        return None
+        return control.arrival(self._current[3])
 
     # Sending
 
@@ -757,22 +639,22 @@ class DatagramSocket:
             self._put_aside(self._full[message[1]], [message])
             return
         self._queue.append(message)
-        if self._current is None:
+        if not self._delivering:
             self._flush_unless_busy()
 
-    def _make_room(self, size: int, address: Address) -> bool:
+    def _make_room(self, size: int, peer: Peer) -> bool:
         """Send others first, if need be; whether one more datagram may be queued."""
         self._flush_unless_busy()
         if self._closed:
             return False
         if not self._queue or self._queued + size <= self._queue_limit:
             return True  # the kernel is asked before the limit counts
-        self._report_full(address, self._queued, self._queue_limit)
+        self._report_full(peer, self._queued, self._queue_limit)
         return False
 
-    def _report_full(self, address: Address, queued: int, limit: int) -> None:
+    def _report_full(self, peer: Peer, queued: int, limit: int) -> None:
         text = f"dropped: {queued} bytes wait to be sent already, and the limit is {limit}"
-        self._report(OSError(errno.ENOBUFS, text), self._connected_peer() if address is None else address)
+        self._report(OSError(errno.ENOBUFS, text), self._address_of(peer))
 
     def _flush_unless_busy(self) -> None:
         """Send what is queued, unless that is being done, or has to wait for poll_out."""
@@ -783,8 +665,11 @@ class DatagramSocket:
         self._retry = None
         self._flush()
 
-    def _flush(self) -> bool:
+    def _flush(self, failure: OSError | None = None) -> bool:
         """Send what is queued, as far as the kernel takes it; whether it took anything.
+
+        Parameters:
+            failure: the first one has been tried already, and has failed with this.
 
         An error is reported after the queue is in order again, since ``on_error`` may send,
         close, or raise what passes.
@@ -796,12 +681,14 @@ class DatagramSocket:
                 batch = self._queue[:BATCH]
                 if not batch:
                     break
-                sent, error = self._calls.send(batch)
+                columns = tuple(zip(*batch, strict=True))
+                sent, error = self._calls.send(*columns) if failure is None else (0, failure)
+                failure = None
                 pending = False
                 if error is not None and error.errno in BY_ICMP:
                     # Perhaps about a datagram that was sent before: then the kernel is rid of it
                     # by telling us, and takes this one now.
-                    sent_now, again = self._calls.send(batch[sent : sent + 1])
+                    sent_now, again = self._calls.send(*(column[sent : sent + 1] for column in columns))
                     sent += sent_now
                     pending = again is None or again.errno != error.errno
                 progress = progress or sent > 0
@@ -811,10 +698,10 @@ class DatagramSocket:
                 if pending:
                     self._report_pending(error)
                 elif not self._is_full(error):
-                    address = batch[sent][1]
+                    peer = batch[sent][1]
                     self._forget(1)
                     progress = True
-                    self._report(error, self._connected_peer() if address is None else address)
+                    self._report(error, self._address_of(peer))
                 elif self._sock.family == UNIX and (address := batch[sent][1]) is not None:
                     # It is this peer whose queue is full. Its datagrams wait, those of others go on.
                     self._set_aside(address)
@@ -892,6 +779,9 @@ class DatagramSocket:
 
     def _forget(self, count: int) -> None:
         """The first ones in the queue are done with."""
+        if count == len(self._queue) and not self._full:
+            self._queue, self._queued = [], 0  # as a rule
+            return
         for message in self._queue[:count]:
             self._queued -= len(message[0]) + OVERHEAD
         del self._queue[:count]
@@ -951,6 +841,9 @@ class DatagramSocket:
             if self._closed:
                 return
 
+    def _address_of(self, peer: Peer) -> Address | None:
+        return self._connected_peer() if peer is None else self._calls.address_of(peer)
+
     def _connected_peer(self) -> Address | None:
         try:
             return self._sock.getpeername()
@@ -962,57 +855,8 @@ def _bytes(data: bytes | bytearray | memoryview) -> bytes:
     return data if type(data) is bytes else bytes(memoryview(data))  # bytes(7) would be seven zeros
 
 
-def _ancillary(control: Any) -> Any:
-    """Control data in the form of ``socket.recvmsg``, from whichever call it came."""
-    return mmsg.parse_control(control) if isinstance(control, bytes) else control
-
-
 def _too_long(max_size: int) -> OSError:
     return OSError(errno.EMSGSIZE, f"dropped: it has more than {max_size} bytes, which is max_size")
-
-
-@lru_cache(mmsg.KNOWN)
-def _numeric(family: int, address: Any) -> Address:
-    """The address, if it can be sent to without a look-up.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    if family == UNIX:
-        if len(os.fsencode(address)) >= UNIX_PATH_ROOM:
-            raise ValueError(
-                f"the path of a Unix socket has less than {UNIX_PATH_ROOM} bytes; not so {address!r}"
-            )
-        return address
-    host, port = address[:2]
-    if not 0 <= port <= 65535:
-        raise ValueError(f"a port is a number from 0 to 65535, not {port}")
-    if host == "<broadcast>":  # as Python's socket module takes it
-        host = "255.255.255.255"
-    try:
-        socket.inet_pton(family, host)
-    except OSError:
-        try:  # fe80::1%eth0 has a number for a name
-            ((*_, found),) = socket.getaddrinfo(
-                host, port, family, socket.SOCK_DGRAM, 0, socket.AI_NUMERICHOST
-            )
-        except OSError:
-            version = "IPv6" if family == socket.AF_INET6 else "IPv4"
-            raise ValueError(
-                f"the host must be an {version} address in numbers, not {host!r}; look names up before"
-            ) from None
-        return found
-    return (host, *address[1:])
-
-
-# Options of the platform
-
-
-def _ask_for_timestamps(sock: socket.socket) -> bool:
-    if TIMESTAMP is None or not CONTROL_ROOM:
-        return False
-    sock.setsockopt(socket.SOL_SOCKET, TIMESTAMP[0], 1)
-    return True
 
 
 def _bound_to_all(address: Address, family: int) -> bool:
@@ -1020,163 +864,7 @@ def _bound_to_all(address: Address, family: int) -> bool:
     return family != UNIX and (address is None or address[0] in ("0.0.0.0", "::"))
 
 
-def _ask_for_packet_info(sock: socket.socket) -> bool:
-    if not CONTROL_ROOM:
-        return False
-    if sock.family == socket.AF_INET and PACKET_INFO is not None:
-        sock.setsockopt(socket.IPPROTO_IP, PACKET_INFO[0], 1)
-        return True
-    if sock.family == socket.AF_INET6 and IPV6_RECVPKTINFO is not None:
-        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
-        return True
-    return False
-
-
 def _recverr(sock: socket.socket) -> tuple[int, int]:
     if sock.family == socket.AF_INET6:
         return socket.IPPROTO_IPV6, IPV6_RECVERR
     return socket.IPPROTO_IP, IP_RECVERR
-
-
-def _packet_info(ancillary: Iterable[Ancillary]) -> Ancillary | None:
-    for info in ancillary:
-        level, kind, _ = info
-        if level == socket.IPPROTO_IP and PACKET_INFO is not None and kind == PACKET_INFO[0]:
-            return info
-        if level == socket.IPPROTO_IPV6 and kind == IPV6_PKTINFO:
-            return info
-    return None
-
-
-@lru_cache(mmsg.KNOWN)
-def _destination(info: Ancillary) -> str:
-    level, _, data = info
-    if level == socket.IPPROTO_IPV6:
-        return socket.inet_ntop(socket.AF_INET6, data[:16])
-    assert PACKET_INFO is not None
-    return socket.inet_ntop(socket.AF_INET, data[PACKET_INFO[1]])
-
-
-@lru_cache(mmsg.KNOWN)
-def _is_shared(info: Ancillary) -> bool:
-    level, _, data = info
-    if level == socket.IPPROTO_IP and PACKET_INFO is not None:
-        _, asked, answering = PACKET_INFO
-        # Of a network's broadcast address the kernel tells which address of ours got it: another one.
-        if data[asked] != data[answering]:
-            return True
-    # IPV6_PKTINFO has no such pair: when a question in IPv4 comes to a socket of both families by its
-    # network's broadcast address, that looks like any other address, and nothing more can be known.
-    return _is_shared_address(_destination(info))
-
-
-@lru_cache(mmsg.KNOWN)
-def _is_shared_address(host: str) -> bool:
-    if host[:7].lower() == "::ffff:" and "." in host:
-        host = host[7:]  # IPv4, on an IPv6 socket
-    if ":" in host:
-        return host[:2].lower() == "ff"
-    return int(host.partition(".")[0]) >= 224  # multicast, and 255.255.255.255
-
-
-@lru_cache(mmsg.KNOWN)
-def _source(info: Ancillary | None) -> tuple[Ancillary, ...]:
-    """Control data to answer from the address that was asked; none if one cannot answer from there."""
-    if info is None:
-        return ()
-    level, kind, data = info
-    if level == socket.IPPROTO_IPV6:
-        if data[0] == 0xFF:
-            return ()  # multicast
-        # An address of one link is nothing without it; for others, the route picks the interface.
-        interface = data[16:20] if data[:2] == b"\xfe\x80" else bytes(4)
-        return ((level, kind, data[:16] + interface),)
-    assert PACKET_INFO is not None
-    asked, answering = PACKET_INFO[1:]
-    address = data[answering]
-    if address[0] >= 224:
-        return ()  # multicast or broadcast, on a system that does not tell which address of ours got it
-    if asked == answering:
-        return ((level, kind, address),)
-    return ((level, kind, bytes(4) + address + bytes(4)),)  # the route picks the interface
-
-
-# Binding and connecting
-
-
-def _bound_socket(address: Address, reuse_port: bool) -> tuple[socket.socket, SocketFile | None]:
-    """A bound socket, and the file if it has one."""
-    if _is_path(address):
-        family, address = _unix_family(address), os.fspath(address)
-    else:
-        host, port = address[:2]
-        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-    with ExitStack() as undo:
-        sock = undo.enter_context(socket.socket(family, socket.SOCK_DGRAM))
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if reuse_port:
-            if not hasattr(socket, "SO_REUSEPORT"):
-                raise ValueError("this platform has no SO_REUSEPORT")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        file = _bind(sock, address)
-        undo.pop_all()
-    return sock, file
-
-
-def _connected_socket(address: Address, local_address: Address) -> tuple[socket.socket, SocketFile | None]:
-    if _is_path(address):
-        family, address = _unix_family(address), os.fspath(address)
-        if local_address is None and sys.platform == "linux":
-            local_address = ""  # a name that the kernel chooses, unix(7)
-    else:
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    address = _numeric(family, address)
-    if local_address is not None:
-        local_address = os.fspath(local_address) if family == UNIX else _numeric(family, local_address)
-    with ExitStack() as undo:
-        sock = undo.enter_context(socket.socket(family, socket.SOCK_DGRAM))
-        file = None
-        if local_address is not None:
-            file = _bind(sock, local_address)
-            if file is not None:
-                undo.callback(file.unlink)
-        try:
-            sock.connect(address)
-        except OSError as error:
-            raise _about("connect to", address, error) from None
-        undo.pop_all()
-    return sock, file
-
-
-def _bind(sock: socket.socket, address: Address) -> SocketFile | None:
-    """Bind it, in place of a dead one's file, and return the file if it has one."""
-    try:
-        try:
-            sock.bind(address)
-        except OSError as error:
-            if sock.family != UNIX or error.errno != errno.EADDRINUSE or os.fsencode(address)[:1] == b"\0":
-                raise
-            remove_dead_socket(os.fsencode(address))
-            sock.bind(address)
-    except OSError as error:
-        if error.errno == errno.EPROTOTYPE:  # what a living one says to the question whether it lives
-            error = OSError(errno.EADDRINUSE, "another socket is bound to it")
-        raise _about("bind", address, error) from None
-    path = sock.getsockname() if sock.family == UNIX else b""
-    return SocketFile(os.fsencode(path)) if isinstance(path, str) and path else None
-
-
-def _is_path(address: Address) -> bool:
-    return isinstance(address, (str, bytes, os.PathLike))
-
-
-def _unix_family(address: Address) -> int:
-    if UNIX is None:
-        raise ValueError(f"this platform has no Unix datagram sockets, so no address {address!r}")
-    return UNIX
-
-
-def _about(what: str, address: Address, error: OSError) -> OSError:
-    return OSError(error.errno, f"cannot {what} {address!r}: {error.strerror or error}")

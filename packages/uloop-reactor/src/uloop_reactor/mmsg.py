@@ -4,8 +4,8 @@ Both take an array of headers, each of which points to an address, to control da
 bytes of one datagram. These arrays are laid out once and used for every call:
 
 * What the kernel overwrites in them, the lengths, is put back by copying the first state over.
-* Results are read as whole columns of a memoryview and as slices of character arrays: to touch
-  a ctypes field costs as much as all that Python does for one datagram here.
+* Python takes and gives whole columns: the data of all datagrams of a batch, the addresses of all. To
+  touch a single ctypes field costs 0.1 us, and a column of 64 numbers 0.4 us.
 * Received datagrams are copied out before the call returns, so sockets may share the arrays.
 
 ctypes gives the interpreter's lock away during the call.
@@ -24,8 +24,11 @@ import platform
 import socket
 import struct
 import sys
+from array import array
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import repeat
+from operator import eq
 from typing import Any
 
 __all__ = [
@@ -36,11 +39,14 @@ __all__ = [
     "can_merge",
     "decode",
     "encode",
+    "endpoint",
     "pack_control",
     "parse_control",
 ]
 
 BATCH = 64  # datagrams in one call
+LARGEST_ALIKE = 512  # bytes of datagrams that are copied side by side; there is room for a batch of them
+FEWEST_ALIKE = 16  # datagrams that are worth another layout
 CONTROL_ROOM = 256  # bytes; what we ask for takes 72, and a program may have asked for more
 ADDRESS_ROOM = 128  # bytes: struct sockaddr_storage, bind(2)
 #: of addresses and packet infos that are known already; a server for more peers still works
@@ -49,9 +55,8 @@ KNOWN = 1024
 Ancillary = tuple[int, int, bytes]  # level, type, data: as socket.recvmsg returns them
 
 
-#: for SendArrays: data, address (not looked at), the address as encode() gives it or nothing for
-#: the connected peer, control data
-Message = tuple[bytes, Any, bytes, tuple[Ancillary, ...]]
+#: what there is of each datagram of a batch: all their data, or all their senders
+Column = Sequence[bytes]
 
 
 class IoVec(ctypes.Structure):
@@ -160,16 +165,13 @@ class ReceiveArrays:
         self._words = self._view.cast("I")
         self._longs = self._view.cast("Q")
         self._address = ctypes.addressof(self._headers)
-        self._data_offsets = range(0, BATCH * size, size)
-        self._name_offsets = range(0, BATCH * ADDRESS_ROOM, ADDRESS_ROOM)
-        self._control_offsets = range(0, BATCH * CONTROL_ROOM, CONTROL_ROOM)
 
-    def receive(self, fileno: int) -> list[tuple[bytes, Any, bytes, bytes]]:
+    def receive(self, fileno: int) -> tuple[Column, Column, Column]:
         """What is waiting, at most ``BATCH`` datagrams; does not block.
 
         Returns:
-            A list of (data, sender as :func:`decode` gives it, sender as the kernel gave it,
-            control data as the kernel gave it). Data that fills ``size`` may have been cut.
+            Of each datagram its data, its sender and its control data, as the kernel gave them:
+            see :func:`decode` and :func:`parse_control`. Data that fills ``size`` may have been cut.
 
         Raises:
             OSError: of recvmmsg(2); BlockingIOError if there is none.
@@ -178,31 +180,28 @@ class ReceiveArrays:
         count: int = _recvmmsg(fileno, self._address, BATCH, MSG_DONTWAIT, None)
         if count < 0:
             raise _last_error()
-        data, names = self._data, self._names
         words = self._words[: count * WORDS]
-        lengths = words[LENGTH::WORDS].tolist()
-        name_lengths = words[NAMELEN::WORDS].tolist()
+        data = _column(self._data, self._size, words[LENGTH::WORDS].tolist())
+        names = _column(self._names, ADDRESS_ROOM, words[NAMELEN::WORDS].tolist())
         if not self._control:
-            return [
-                (data[d : d + n], decode(name := names[a : a + m]), name, b"")
-                for d, n, a, m in zip(
-                    self._data_offsets, lengths, self._name_offsets, name_lengths, strict=False
-                )
-            ]
-        controls = self._controls
-        control_lengths = self._longs[CONTROLLEN : count * LONGS : LONGS].tolist()
-        return [
-            (data[d : d + n], decode(name := names[a : a + m]), name, controls[c : c + k])
-            for d, n, a, m, c, k in zip(
-                self._data_offsets,
-                lengths,
-                self._name_offsets,
-                name_lengths,
-                self._control_offsets,
-                control_lengths,
-                strict=False,
-            )
-        ]
+            return data, names, (b"",) * count
+        lengths = self._longs[CONTROLLEN : count * LONGS : LONGS].tolist()
+        return data, names, _column(self._controls, CONTROL_ROOM, lengths)
+
+
+def _column(array: Any, room: int, lengths: list[int]) -> Column:
+    """The items of an array in which each has so much room, and fills so many bytes of it."""
+    first = lengths[0]
+    if lengths.count(first) == len(lengths):
+        # As a rule all are equally long. One call takes them out, in 10 to 20 ns each instead of 70 to 100.
+        return _layout(first, room, len(lengths)).unpack_from(array)
+    starts = range(0, room * len(lengths), room)
+    return [array[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+
+
+@lru_cache(256)
+def _layout(length: int, room: int, count: int) -> struct.Struct:
+    return struct.Struct(f"{length}s{room - length}x" * count)
 
 
 class SendArrays:
@@ -221,12 +220,18 @@ class SendArrays:
         self._address = ctypes.addressof(self._headers)
         first = ctypes.addressof(self._vectors)
         self._vector_addresses = range(first, first + ctypes.sizeof(self._vectors), ctypes.sizeof(IoVec))
+        self._alike = AlikeArrays()
         self.runs: list[int] = []  # how many datagrams each piece of the last call was
 
-    def send(self, fileno: int, messages: Sequence[Message], merge: bool = False) -> int:
+    def send(
+        self, fileno: int, data: Column, names: Column, controls: Column | None = None, merge: bool = False
+    ) -> int:
         """Send at most ``BATCH`` datagrams; does not block.
 
         Parameters:
+            data: their bytes.
+            names: where each goes, as :func:`encode` gives it; nothing for the connected peer.
+            controls: control data for each, as :func:`pack_control` gives it; ``None`` for none.
             merge: hand runs of datagrams of one size to one address over as one piece, which the
                 kernel cuts up again: see :func:`can_merge`.
 
@@ -236,29 +241,106 @@ class SendArrays:
         Raises:
             OSError: of sendmmsg(2), about the first one, or all of the first run.
         """
+        if merge and any(map(eq, names, names[1:])):  # neighbours that go to one peer
+            runs = _runs(data, names, controls)
+        else:
+            runs = [1] * len(data)
+            address = self._alike.laid_out(data, names, controls)
+            if address is not None:
+                self.runs = runs
+                return _sendmmsg_or_raise(fileno, address, len(data))
+        self.runs = runs
         bases, lengths, pointers, words = self._bases, self._lengths, self._pointers, self._words
         longs = self._longs
-        for i, message in enumerate(messages):
-            bases[2 * i] = data = message[0]
-            lengths[2 * i + 1] = len(data)
-        runs = self.runs = _runs(messages) if merge else [1] * len(messages)
+        for i, each in enumerate(data):
+            bases[2 * i] = each
+            lengths[2 * i + 1] = len(each)
         start = 0
         for i, count in enumerate(runs):
-            data, _, name, ancillary = messages[start]
+            name = names[start]
             pointers[i * LONGS + NAME] = name
             words[i * WORDS + NAMELEN] = len(name)
             longs[i * LONGS + IOV] = self._vector_addresses[start]
             longs[i * LONGS + IOVLEN] = count
+            control = b"" if controls is None else controls[start]
             if count > 1:
-                ancillary = (*ancillary, (SOL_UDP, UDP_SEGMENT, UINT16.pack(len(data))))
-            control = pack_control(ancillary) if ancillary else b""
+                control += pack_control(((SOL_UDP, UDP_SEGMENT, UINT16.pack(len(data[start]))),))
             pointers[i * LONGS + CONTROL] = control
             longs[i * LONGS + CONTROLLEN] = len(control)
             start += count
-        sent: int = _sendmmsg(fileno, self._address, len(runs), MSG_DONTWAIT)
-        if sent < 0:
-            raise _last_error()
-        return sum(runs[:sent])
+        return sum(runs[: _sendmmsg_or_raise(fileno, self._address, len(runs))])
+
+
+class AlikeArrays:
+    """The same for datagrams of one size, to addresses of one size, with control data of one size.
+
+    That is what servers answer with. They are copied into blocks, side by side, so the headers point
+    to the same places in each call: it costs 0.1 us for a datagram to copy it, and 1 us to write
+    a header.
+    """
+
+    def __init__(self) -> None:
+        self._data = memoryview(bytearray(BATCH * LARGEST_ALIKE))
+        self._names = memoryview(bytearray(BATCH * ADDRESS_ROOM))
+        self._controls = memoryview(bytearray(BATCH * CONTROL_ROOM))
+        self._vectors: Any = (IoVec * BATCH)()
+        self._headers: Any = (MMsgHdr * BATCH)()
+        self._address = ctypes.addressof(self._headers)
+        self._shape: tuple[int, int, int] | None = None  # the sizes that the headers are for
+        self._columns = memoryview(self._headers).cast("B").cast("Q")
+        self._columns[IOV::LONGS] = _spread(ctypes.addressof(self._vectors), ctypes.sizeof(IoVec))
+        self._columns[IOVLEN::LONGS] = _spread(1, 0)
+
+    def laid_out(self, data: Column, names: Column, controls: Column | None) -> int | None:
+        """The address of the headers for these datagrams, or ``None`` if they are not alike."""
+        size = _common_length(data)
+        name_size = _common_length(names)
+        control_size = 0 if controls is None else _common_length(controls)
+        if size is None or name_size is None or control_size is None:
+            return None
+        shape = (size, name_size, control_size)
+        if shape != self._shape:
+            # It takes 15 us, as long as to write 15 headers; and the next ones may have another shape.
+            if len(data) < FEWEST_ALIKE or size > LARGEST_ALIKE or control_size > CONTROL_ROOM:
+                return None
+            self._lay_out(*shape)
+            self._shape = shape
+        self._data[: size * len(data)] = b"".join(data)
+        self._names[: name_size * len(data)] = b"".join(names)
+        if controls is not None:
+            self._controls[: control_size * len(data)] = b"".join(controls)
+        return self._address
+
+    def _lay_out(self, size: int, name_size: int, control_size: int) -> None:
+        vectors = memoryview(self._vectors).cast("B").cast("Q")
+        vectors[0::2] = _spread(_address_of(self._data), size)
+        vectors[1::2] = _spread(size, 0)
+        columns = self._columns
+        columns[NAME::LONGS] = _spread(_address_of(self._names), name_size)
+        memoryview(self._headers).cast("B").cast("I")[NAMELEN::WORDS] = _spread(name_size, 0, "I")
+        columns[CONTROL::LONGS] = _spread(_address_of(self._controls), control_size)
+        columns[CONTROLLEN::LONGS] = _spread(control_size, 0)
+
+
+def _spread(first: int, step: int, kind: str = "Q") -> memoryview:
+    """A column of ``BATCH`` numbers."""
+    return memoryview(array(kind, [first + i * step for i in range(BATCH)]))
+
+
+def _address_of(block: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(block))
+
+
+def _common_length(column: Column) -> int | None:
+    lengths = list(map(len, column))
+    return lengths[0] if lengths.count(lengths[0]) == len(lengths) else None
+
+
+def _sendmmsg_or_raise(fileno: int, address: int, count: int) -> int:
+    sent: int = _sendmmsg(fileno, address, count, MSG_DONTWAIT)
+    if sent < 0:
+        raise _last_error()
+    return sent
 
 
 def can_merge(sock: socket.socket) -> bool:
@@ -275,19 +357,19 @@ def can_merge(sock: socket.socket) -> bool:
         return False
 
 
-def _runs(messages: Sequence[Message]) -> list[int]:
+def _runs(data: Column, names: Column, controls: Column | None) -> list[int]:
     """The lengths of runs of datagrams that can go as one piece."""
     runs: list[int] = []
-    of_run: tuple[int, bytes, Any] | None = None
+    of_run: tuple[int, bytes, bytes] | None = None
     room = 0
-    for data, _, name, ancillary in messages:
-        size = len(data)
-        if (size, name, ancillary) == of_run and size <= room and size:
+    for each, name, control in zip(data, names, controls or repeat(b""), strict=False):
+        size = len(each)
+        if (size, name, control) == of_run and size <= room and size:
             runs[-1] += 1
             room -= size
         else:
             runs.append(1)
-            of_run = (size, name, ancillary)
+            of_run = (size, name, control)
             room = PIECE - size
     return runs
 
@@ -324,6 +406,12 @@ def decode(name: bytes) -> Any:
             return path  # in the abstract namespace, where every byte counts
         return os.fsdecode(path.partition(b"\0")[0])
     raise ValueError(f"the address family must be AF_INET, AF_INET6 or AF_UNIX, not {family}")
+
+
+def endpoint(name: bytes) -> tuple[bytes, int]:
+    """The address, 4 or 16 bytes, and the port of an IPv4 or IPv6 struct sockaddr."""
+    at = slice(4, 8) if len(name) == SOCKADDR_IN.size else slice(8, 24)
+    return name[at], int.from_bytes(name[2:4], "big")
 
 
 @lru_cache(KNOWN)

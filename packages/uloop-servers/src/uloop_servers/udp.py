@@ -4,11 +4,16 @@ A datagram is answered or dropped; no error of one of them touches the others, a
 a line in the log, since strangers cause them. Answers leave from the address that was asked.
 What was sent to many hosts at once is not answered: the answers of all of them would go to one
 sender, who may be forged.
+
+What has arrived together is answered together. The kernel's part for each datagram is 3.5 us, and what
+Python does for each alone would be as much: so it is asked what time it is, the answer written and what
+was done counted once for all of them. So they are told the same time, that at which they leave.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from uloop_reactor import DatagramSocket, Uloop
@@ -16,7 +21,7 @@ from uloop_reactor import DatagramSocket, Uloop
 from .counters import Count
 
 if TYPE_CHECKING:
-    from uloop_reactor.datagram import Address
+    from uloop_reactor.datagram import Batch
 
     from .guard import Guard
     from .protocols import Answer, TimeProtocol
@@ -48,35 +53,48 @@ class UdpServer(DatagramSocket):
         guard: Guard,
         tally: memoryview[int],
     ) -> None:
-        self._protocol = protocol.name
+        self._protocol = protocol
         self._answer = answer
         self._source = source
         self._guard = guard
         self._tally = tally
         # Only NTP tells its clients when they were heard.
-        self._stamps = protocol.name == "ntp"
-        super().__init__(loop, sock, timestamps=self._stamps, packet_info=True, receive_buffer=RECEIVE_BUFFER)
+        stamps = protocol.name == "ntp"
+        super().__init__(loop, sock, timestamps=stamps, packet_info=True, receive_buffer=RECEIVE_BUFFER)
 
-    def on_datagram(self, data: bytes, sender: Address) -> None:
+    def on_batch(self, batch: Batch) -> None:
         tally = self._tally
-        tally[Count.RECEIVED_BYTES] += len(data)
-        if self.broadcast:
-            tally[Count.DESTINATION] += 1
+        tally[Count.RECEIVED_BYTES] += sum(map(len, batch.data))
+        shared = self.broadcasts_in(batch)
+        if shared:
+            tally[Count.DESTINATION] += len(shared)
+            batch = batch.without(shared)
+        refused = self._guard.refusals(self._protocol.name, batch.data, batch.senders, self.loop.time())
+        if refused:
+            for reason in refused.values():
+                tally[reason] += 1
+            batch = batch.without(refused)
+        if not batch:
             return
-        refusal = self._guard.refuses(self._protocol, data, sender, self.loop.time())
-        if refusal is not None:
-            tally[refusal] += 1
+        answers = self._answers_to(batch)
+        if answers is None:
+            tally[Count.UNREADY] += len(batch)
             return
-        answer = self._answer(data, self.arrival, self._source)
-        if answer is None:
-            tally[Count.UNREADY] += 1
-            return
-        self.reply(answer)
-        tally[Count.ANSWERED] += 1
-        tally[Count.SENT_BYTES] += len(answer)
-        if self._stamps:
-            kernel = self.timestamp_source == "kernel"
-            tally[Count.KERNEL_TIMESTAMPS if kernel else Count.PROGRAM_TIMESTAMPS] += 1
+        self.reply_each(batch, answers)
+        tally[Count.ANSWERED] += len(answers)
+        tally[Count.SENT_BYTES] += len(answers) * len(answers[0])  # at one moment, all are equally long
+
+    def _answers_to(self, batch: Batch) -> Sequence[bytes] | None:
+        source = self._source
+        if self._protocol.answers is None:  # all are told the same
+            answer = self._answer(b"", batch.read_at, source)
+            return None if answer is None else [answer] * len(batch)
+        stamps = self.arrivals_of(batch)
+        unknown = stamps.count(None)
+        self._tally[Count.PROGRAM_TIMESTAMPS] += unknown
+        self._tally[Count.KERNEL_TIMESTAMPS] += len(stamps) - unknown
+        arrivals = [stamp or batch.read_at for stamp in stamps]
+        return self._protocol.answers(batch.data, arrivals, source)
 
     def finish(self, *, turn_away: bool) -> None:
         """Answer all that has arrived, and close.

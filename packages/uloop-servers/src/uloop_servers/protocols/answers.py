@@ -26,10 +26,11 @@ starts at 10000, and then one question in 50,000 comes from one of them and is l
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from ..counters import Count
 
-__all__ = ["SERVER_PORTS", "could_be_answer", "refusal"]
+__all__ = ["SERVER_PORTS", "are_too_short", "could_be_answer", "refusal"]
 
 SERVER_PORTS = frozenset(range(1024)) | {
     1900,  # SSDP
@@ -46,14 +47,15 @@ TIME_OF_DAY = re.compile(rb"[0-9]:[0-9][0-9]:[0-9][0-9]")
 TEXT = bytes(range(0x20, 0x7F)) + b"\t\r\n"
 EXAMINED = 128  # bytes; an answer is at its start, and a long question should cost no more than a short one
 TIME_LENGTHS = (4, 8)
+SHORTEST_ANSWER = 4
 NTP_LENGTH = 48
 NTP_ANSWER_MODES = (2, 4, 5, 6, 7)
 
 
 def could_be_answer(data: bytes) -> bool:
     """Whether a time server could have said this."""
-    if not data:
-        return False  # the usual question
+    if len(data) < SHORTEST_ANSWER:
+        return False  # as are the usual questions
     if TIME_OF_DAY.search(data, 0, EXAMINED):
         return True
     length = len(data)
@@ -62,6 +64,11 @@ def could_be_answer(data: bytes) -> bool:
     if length in TIME_LENGTHS:
         return not _is_text(data)
     return length >= NTP_LENGTH and data[0] & 7 in NTP_ANSWER_MODES and not _is_text(data[:EXAMINED])
+
+
+def are_too_short(datagrams: Sequence[bytes]) -> bool:
+    """Whether all of these are shorter than any answer, as questions usually are."""
+    return max(map(len, datagrams)) < SHORTEST_ANSWER
 
 
 def refusal(datagram: bytes, port: int) -> Count | None:
@@ -73,7 +80,7 @@ def refusal(datagram: bytes, port: int) -> Count | None:
     """
     if port in SERVER_PORTS:
         return Count.PORT
-    if datagram and could_be_answer(datagram):
+    if len(datagram) >= SHORTEST_ANSWER and could_be_answer(datagram):
         return Count.FORM
     return None
 

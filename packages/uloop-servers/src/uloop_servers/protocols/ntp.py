@@ -35,9 +35,11 @@ import re
 import secrets
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from operator import itemgetter
 
 from ..counters import Count
 from ..timesource import SECOND, TimeSource
@@ -51,6 +53,8 @@ __all__ = [
     "Question",
     "Reply",
     "answer",
+    "answers",
+    "are_usual",
     "offset_and_delay",
     "precision",
     "read_answer",
@@ -63,12 +67,22 @@ PORT = 123
 VERSION_BITS = 0o070  # of the first byte
 CLIENT, SERVER = 3, 4  # modes
 NEWEST_VERSION = 4
+FIRST_BYTE = itemgetter(0)
+#: first bytes of clients' questions
+QUESTIONS = frozenset(
+    leap << 6 | version << 3 | CLIENT for leap in range(4) for version in range(1, NEWEST_VERSION + 1)
+)
 TRANSMIT = slice(40, 48)
 #: leap, version and mode; stratum; poll; precision; root delay; root dispersion; reference id; reference
 #: time; origin time; receive time; transmit time
 PACKET = struct.Struct("!BBBbII4sQ8sQQ")
+#: precision to reference time, which are the same in all answers of a moment; and a packet of which
+#: these are one part
+COMMON_PART = struct.Struct("!bII4sQ")
+PACKET_BY_PARTS = struct.Struct(f"!BBB{COMMON_PART.size}s8sQQ")
 FRACTION = 32  # bits of a time after the point
 ERA = 1 << 64  # here times begin again
+EPOCH = SINCE_1900 << FRACTION  # 1970
 UNITS = 1 << 16  # of root delay and dispersion, in a second
 LARGEST = (1 << 32) - 1  # of these
 
@@ -93,6 +107,11 @@ KISS_CODES = {
 
 
 # The server
+
+
+def are_usual(datagrams: Sequence[bytes]) -> bool:
+    """Whether all of these are questions of clients, without extensions, as questions usually are."""
+    return set(map(len, datagrams)) == {PACKET_LENGTH} and set(map(FIRST_BYTE, datagrams)) <= QUESTIONS
 
 
 def refusal(datagram: bytes, port: int) -> Count | None:
@@ -123,33 +142,51 @@ def answer(request: bytes, arrival: int, source: TimeSource) -> bytes | None:
         arrival: when it came, in ns since the epoch.
         source: what time it is, and how good.
     """
-    if len(request) < PACKET_LENGTH:
-        return None
+    return answers((request,), (arrival,), source)[0] if len(request) >= PACKET_LENGTH else None
+
+
+def answers(requests: Sequence[bytes], arrivals: Sequence[int], source: TimeSource) -> list[bytes]:
+    """The answers to questions that have arrived together, and are answered together.
+
+    Parameters:
+        requests: the questions, of 48 bytes or more each.
+        arrivals: when each came, in ns since the epoch.
+        source: what time it is, and how good.
+    """
     quality = source.quality(source.now())
     synchronised = quality.leap != 3
     # Bits that the clock is too coarse to tell are to be random: RFC 5905, section 6.
     coarse = (1 << max(FRACTION + precision(), 0)) - 1
-    noise = random.getrandbits(2 * FRACTION)
-    received = _since_1900(arrival) & ~coarse | noise & coarse
-    reference_time = _since_1900(quality.reference_time) if synchronised else 0
-    root_delay, root_dispersion = _short(quality.root_delay), _short(quality.root_dispersion)
+    fine, noise = ~coarse, random.getrandbits(2 * FRACTION)
+    low, reference_time = noise & coarse, _since_1900(quality.reference_time) if synchronised else 0
+    # _since_1900, without its call
+    received = [((arrival << FRACTION) // SECOND + EPOCH) & fine | low for arrival in arrivals]
+    leap, stratum = quality.leap << 6 | SERVER, quality.stratum if synchronised else 0
+    pack = PACKET_BY_PARTS.pack
     # As late as possible, since what comes after it the client takes for the way back.
-    transmitted = _since_1900(source.now()) & ~coarse | noise >> FRACTION & coarse
-    return PACKET.pack(
-        quality.leap << 6 | request[0] & VERSION_BITS | SERVER,
-        quality.stratum if synchronised else 0,
-        request[2],
+    transmitted = _since_1900(source.now()) & fine | noise >> FRACTION & coarse
+    # No time is later than now, or clients doubt us, even if the clock has just been set back; and 0
+    # would mean that a time is not known.
+    same = COMMON_PART.pack(
         precision(),
-        root_delay,
-        root_dispersion,
+        _short(quality.root_delay),
+        _short(quality.root_dispersion),
         quality.reference_id,
-        # Neither is later than now, or clients doubt us, even if the clock has just been set back;
-        # and 0 would mean that a time is not known.
         min(reference_time, transmitted) % ERA,
-        request[TRANSMIT],
-        min(received, transmitted) % ERA or 1,
-        transmitted % ERA or 1,
     )
+    last = transmitted % ERA or 1
+    return [
+        pack(
+            leap | request[0] & VERSION_BITS,
+            stratum,
+            request[2],
+            same,
+            request[TRANSMIT],
+            (arrived if arrived < transmitted else transmitted) % ERA or 1,
+            last,
+        )
+        for request, arrived in zip(requests, received, strict=True)
+    ]
 
 
 @cache
@@ -164,7 +201,7 @@ def precision() -> int:
 
 def _since_1900(moment: int) -> int:
     """A time as NTP has it, without the end of its era; from ns since 1970."""
-    return (moment << FRACTION) // SECOND + (SINCE_1900 << FRACTION)
+    return (moment << FRACTION) // SECOND + EPOCH
 
 
 def _short(seconds: float) -> int:
@@ -327,4 +364,4 @@ def _since_1970(stamp: int, near: int) -> int:
     about = _since_1900(near)
     whole = about + (stamp - about + ERA // 2) % ERA - ERA // 2
     # rounded, where _since_1900 cuts off, so that one undoes the other
-    return ((whole - (SINCE_1900 << FRACTION)) * SECOND + (1 << FRACTION - 1)) >> FRACTION
+    return ((whole - EPOCH) * SECOND + (1 << FRACTION - 1)) >> FRACTION
