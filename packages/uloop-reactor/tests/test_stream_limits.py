@@ -121,7 +121,7 @@ def test_pause_and_drain_take_turns(loop: Uloop, open_stream: OpenStream) -> Non
 
 
 def test_low_water_is_a_quarter_unless_said_otherwise(loop: Uloop, open_stream: OpenStream) -> None:
-    assert open_stream(high_water=1000)[0]._low_water == 250
+    assert open_stream(high_water=1000)[0]._limits.low_water == 250
 
 
 def test_one_that_does_not_read_the_answers_is_not_read_from(loop: Uloop, open_stream: OpenStream) -> None:

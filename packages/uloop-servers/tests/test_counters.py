@@ -84,3 +84,13 @@ def test_shared_with_a_forked_child() -> None:
         os._exit(0)
     assert os.waitpid(pid, 0) == (pid, 0)
     assert ledger.total("ntp", Count.ANSWERED) == 42
+
+
+def test_what_was_counted_elsewhere_is_added_before_a_row_is_read() -> None:
+    ledger = Ledger(2)
+
+    def update() -> None:
+        ledger.rows[1].of("tcp")[Count.ANSWERED] += 3
+
+    ledger.rows[1].update = update
+    assert ledger.total("tcp", Count.ANSWERED) == 3

@@ -119,6 +119,7 @@ class Listener:
             )
         #: those that are open: what the factory has made
         self.connections: set[Any] = set()
+        self._when_closed = self._connection_closed  # one for all: a bound method has 64 bytes
         #: where it listens, as ``getsockname`` says: with the real port
         self.address: Any = sock.getsockname()
         self.loop = loop
@@ -227,7 +228,7 @@ class Listener:
             raise ValueError(f"a factory makes a new connection for each socket; {connection!r} has one")
         self.connections.add(connection)  # first, since one that is closed may say so at once
         try:
-            connection.when_closed(self._connection_closed)
+            connection.when_closed(self._when_closed)
         except BaseException:
             self.connections.discard(connection)
             raise

@@ -30,13 +30,11 @@ TOLD_ONCE = int(UEvent.poll_oneshot | UEvent.poll_et)
 class Registration:
     """What the loop knows of one descriptor."""
 
-    __slots__ = ("failures", "handler", "mask", "modified", "pause", "reportable", "turn")
+    __slots__ = ("failures", "handler", "mask", "pause", "reportable")
 
-    def __init__(self, handler: ProcessesEvents, mask: int, turn: int) -> None:
+    def __init__(self, handler: ProcessesEvents, mask: int) -> None:
         self.handler = handler
         self.ask_for(mask)
-        self.turn = turn  # the turn it was made in, whose events are none of its business
-        self.modified = turn  # the turn in which the program last said what it wants
         self.failures = 0  # in a row
         self.pause: Timer | None = None  # what ends the pause it is in
 
@@ -57,6 +55,10 @@ class Registry:
         self.name, self.backend = create_backend(backend)
         self.table: dict[int, Registration] = {}
         self.turn = 0  # the one that the loop is in
+        # The numbers that were added in this turn, whose events are none of their business, and those that
+        # were modified. In each registration, as the number of a turn, it would cost 48 bytes.
+        self.added: set[int] = set()
+        self.modified: set[int] = set()
 
     def add(self, number: int, mask: int, handler: ProcessesEvents) -> Registration | None:
         """Register a descriptor.
@@ -67,7 +69,8 @@ class Registry:
         """
         self.backend.register(number, mask or MUTED)
         before = self.forget(number)
-        self.table[number] = Registration(handler, mask, self.turn)
+        self.table[number] = Registration(handler, mask)
+        self.added.add(number)
         return before
 
     def modify(self, number: int, mask: int) -> None:
@@ -77,7 +80,7 @@ class Registry:
             return
         self.backend.modify(number, mask or MUTED)
         registration.ask_for(mask)
-        registration.modified = self.turn
+        self.modified.add(number)
         if registration.pause is not None:
             self._mute(number, registration)  # it was possible, and waits for the end of the pause
 
@@ -98,12 +101,12 @@ class Registry:
             registration.pause.cancel()
         return registration
 
-    def asks_for_more(self, registration: Registration) -> bool:
+    def asks_for_more(self, number: int, registration: Registration) -> bool:
         """Whether a handler that has failed in this turn would be called again by itself.
 
         A oneshot would not, unless the handler asked for more before it failed.
         """
-        return not registration.mask & ONESHOT or registration.modified == self.turn
+        return not registration.mask & ONESHOT or number in self.modified
 
     def leave_out(self, number: int, registration: Registration, until: Timer) -> None:
         """Call a handler no more for a while."""
@@ -141,8 +144,8 @@ class Registry:
                     "removed descriptor %d: %s; its handler was %r", number, error, registration.handler
                 )
                 continue
-            registration.turn = self.turn  # what was collected before is none of its business
             self.table[number] = registration
+            self.added.add(number)  # what was collected before is none of its business
 
     def close(self) -> None:
         self.table.clear()

@@ -30,6 +30,8 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any
 
+from uloop_events import UEvent
+
 from .stream import CLOSED, DISCARDING, ENDING, READ_SIZE, TABLE, Event, State, Stream
 
 if TYPE_CHECKING:
@@ -129,7 +131,15 @@ class TlsStream(Stream):
         else:
             super().close()
 
-    # Between the socket and the encryption
+    # Between the socket and the encryption. The usual cases of Stream leave it out, so no case is usual here.
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        data = self._checked(data)
+        if data:
+            self._transmit(data)
+
+    def process_event(self, fileno: int, event: UEvent, /) -> None:
+        self._deal_with(event)
 
     def _socket_connected(self) -> None:
         self._watch()
@@ -165,7 +175,9 @@ class TlsStream(Stream):
             return
         done = self._encrypt(data) if self._secured and not self._plain else 0
         if done < len(data):
-            self._enqueue(self._plain, memoryview(data)[done:])
+            first = not self.unsent
+            self._plain += memoryview(data)[done:]
+            self._enqueued(first)
         self._send_ciphertext()
 
     def _flush(self) -> None:

@@ -87,6 +87,7 @@ class Turns:
         """
         registry, timers, soon, health = self.registry, self.timers, self.soon, self.health
         table, heap, time = registry.table, timers.heap, self.time
+        added, modified = registry.added, registry.modified
         debug = log.isEnabledFor(logging.DEBUG)
         now = time()
         while not self.stopping or longest_wait is not None:
@@ -110,7 +111,9 @@ class Turns:
             finally:
                 self._asleep = False
 
-            registry.turn = turn = registry.turn + 1
+            registry.turn += 1
+            added.clear()
+            modified.clear()
             woken = now = time()
             if now >= health.next_check:
                 self._check_health(now, events)
@@ -129,7 +132,7 @@ class Turns:
                         self._met_stranger(number)
                         continue
                     mask &= registration.reportable
-                    if not mask or registration.turn == turn:
+                    if not mask or (added and number in added):
                         continue
                     if debug:
                         log.debug("descriptor %d: %r", number, UEVENT_OF[mask])
@@ -261,7 +264,7 @@ class Turns:
         if registry.table.get(number) is not registration:
             return  # it has removed itself
         registration.failures += 1
-        if registration.failures > 1 and registry.asks_for_more(registration):
+        if registration.failures > 1 and registry.asks_for_more(number, registration):
             pause = pause_after(registration.failures - 2)
             until = self.timers.add(self.time() + pause, registry.let_in, (number, registration))
             registry.leave_out(number, registration, until)

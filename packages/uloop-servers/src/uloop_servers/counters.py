@@ -1,13 +1,19 @@
 """Counters: what the servers count, in memory that every worker shares with its parent.
 
 Each worker has a row, and is the only one to write to it; the parent adds the rows up when somebody
-asks. So there is nothing to send and nothing to lock, and a worker that is killed takes none of
-its counts with it: the one that takes its place goes on counting in the same row.
+asks. So there is nothing to send and nothing to lock, and the worker that takes the place of one that
+was killed goes on counting in the same row.
+
+What is counted for each message on a TCP connection comes here twice a second only, since to add to
+shared memory costs 50 ns each time, of the 2 us that an answer costs in Python. The process that counts
+is asked for it before its own row is read; that of a worker is half a second old at most, and so much is
+lost when one is killed.
 """
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from enum import IntEnum
 
 from .endpoint import SCHEMES
@@ -64,11 +70,13 @@ class Counters:
 
     Attributes:
         vital: a number for each :class:`Vital`, to read and to write.
+        update: called before the row is read, to add what was counted elsewhere in this process.
     """
 
     def __init__(self, cells: memoryview[int]) -> None:
         self._cells = cells
         self.vital = cells[: len(Vital)]
+        self.update: Callable[[], object] = lambda: None
 
     def of(self, scheme: str) -> memoryview[int]:
         """The numbers of a scheme like ``"udp"``, one for each :class:`Count`, to read and to write."""
@@ -97,4 +105,6 @@ class Ledger:
 
     def total(self, scheme: str, count: Count) -> int:
         """The sum over all workers."""
+        for row in self.rows:
+            row.update()
         return sum(row.of(scheme)[count] for row in self.rows)

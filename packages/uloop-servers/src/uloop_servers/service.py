@@ -88,7 +88,7 @@ class Service:
         self._timers: list[Timer] = []
         own_ports = {endpoint.port for endpoint in self.endpoints if endpoint.transport == "udp"}
         self._guard = Guard(settings.policy, own_ports=own_ports)
-        self._crowd = Crowd(loop, self._limit())
+        self._crowd = Crowd(loop, self._limit(), settings.idle_timeout)
         with ExitStack() as undo:
             for _, sock in bound:
                 undo.callback(sock.close)
@@ -97,6 +97,7 @@ class Service:
             for endpoint, sock in bound:
                 self._serve(endpoint, sock)
             undo.pop_all()
+        counters.update = self._crowd.count
         self._told = self._count(*REFUSALS, Count.EVICTED)  # what the log has told of
         self._timers = [
             loop.call_every(HEARTBEAT, self._beat, first=0),
@@ -111,13 +112,14 @@ class Service:
     def reconfigure(self, settings: Settings) -> None:
         """Have other limits and lists from now on; what else has changed needs a new process.
 
-        Who is denied now is cut off. The timeouts are those of connections that come from now on.
+        Who is denied now is cut off. Who has been silent for longer than the new timeout is closed within
+        seconds. The write timeout is that of connections that come from now on.
         """
         self._settings = settings
         self._guard.reconfigure(settings.policy)
         self._crowd.limit = self._limit()
+        self._crowd.idle_timeout = settings.idle_timeout
         for server in self._tcp:
-            server.idle_timeout = settings.idle_timeout
             server.write_timeout = settings.write_timeout
         for connection in list(self._crowd.connections):
             if connection.is_denied:
@@ -188,6 +190,7 @@ class Service:
         for timer in self._timers:
             timer.cancel()
         if self._timers:  # none if the constructor has failed
+            self._crowd.count()
             self._sum_up()
 
     # How it is doing
@@ -293,7 +296,6 @@ class Service:
             guard=self._guard,
             crowd=self._crowd,
             tally=tally,
-            idle_timeout=self._settings.idle_timeout,
             write_timeout=self._settings.write_timeout,
         )
         self._tcp.append(listening)

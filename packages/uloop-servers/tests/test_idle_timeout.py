@@ -1,0 +1,84 @@
+"""--idle-timeout: never early, little late, and changed for those who are connected, too."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from uloop_reactor import Uloop
+from uloop_reactor.testing import VirtualClock
+from uloop_servers import open_server
+from uloop_servers.config import Settings
+from uloop_servers.service import Service
+
+LATE = 1.02, 1.0  # times the timeout, and seconds
+SETTINGS = Settings(idle_timeout=20)
+
+
+@pytest.fixture
+def loop() -> Iterator[Uloop]:
+    with Uloop(clock=VirtualClock()) as loop:
+        yield loop
+
+
+@pytest.fixture
+def service(loop: Uloop) -> Iterator[Service]:
+    service = open_server(loop, "tcp://127.0.0.1:0", settings=SETTINGS)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", service.endpoint.port)) as client:
+        client.setblocking(False)
+        yield client
+
+
+def receive(loop: Uloop, client: socket.socket) -> bytes:
+    while True:
+        loop.run_once()
+        try:
+            return client.recv(100)
+        except BlockingIOError:
+            pass
+
+
+def ask(loop: Uloop, client: socket.socket) -> float:
+    """Returns when it was answered."""
+    client.send(b"time?")
+    assert len(receive(loop, client)) == 26
+    return loop.time()
+
+
+@pytest.mark.parametrize("pauses", [(), (0.1,), (0.3,), (0.7, 19.9), (1.9, 3.1), (15, 19.4)])
+def test_it_is_counted_from_the_last_question(
+    loop: Uloop, client: socket.socket, pauses: tuple[float, ...]
+) -> None:
+    heard = ask(loop, client)
+    for pause in pauses:
+        done: list[bool] = []
+        loop.call_later(pause, done.append, True)
+        while not done:
+            loop.run_once()
+        heard = ask(loop, client)
+    assert receive(loop, client) == b""
+    assert 20 <= loop.time() - heard <= 20 * LATE[0] + LATE[1]
+
+
+def test_a_new_timeout_holds_for_who_is_connected(
+    loop: Uloop, service: Service, client: socket.socket
+) -> None:
+    heard = ask(loop, client)
+    service.reconfigure(replace(SETTINGS, idle_timeout=5))
+    assert receive(loop, client) == b""
+    assert 5 <= loop.time() - heard <= 5 * LATE[0] + LATE[1]
+
+
+def test_a_longer_timeout_does(loop: Uloop, service: Service, client: socket.socket) -> None:
+    heard = ask(loop, client)
+    service.reconfigure(replace(SETTINGS, idle_timeout=40))
+    assert receive(loop, client) == b""
+    assert 40 <= loop.time() - heard <= 40 * LATE[0] + LATE[1]
