@@ -175,12 +175,12 @@ class Client:
         return len(self.socks)
 
     def send_batch(self, count: int) -> None:
-        self.outgoing.send(self.sock.fileno(), [(PAYLOAD, None, b"", ())] * count)
+        self.outgoing.send(self.sock.fileno(), [PAYLOAD] * count, [b""] * count)
 
     def answers_in_batches(self) -> int:
         if not select.select([self.sock], [], [], 5)[0]:
             raise TimeoutError("datagrams were lost")
-        return len(self.incoming.receive(self.sock.fileno()))
+        return len(self.incoming.receive(self.sock.fileno())[0])
 
     def close(self) -> None:
         for sock in self.socks:

@@ -2,6 +2,7 @@
 
     python scripts/dev.py run bench-servers
     python scripts/bench/servers --scenario udp --server uloop --server uvloop --rounds 3 --svg udp.svg
+    python scripts/bench/servers --scenario workers --scenario held --scenario start
 
 Each server in turn answers a load on another core, in rounds, since the speed of a machine changes
 from one minute to the next. What is told are the medians of the rounds, and the medians of each
@@ -13,8 +14,12 @@ The processor time is the server's own, its children's included. A server that i
 waits for the load, which is a single thread, too, or for a core that other programs use: then compare
 the processor time, not the answers.
 
-asyncio reads into blocks of 256 KiB. By the history of the process they are taken from the heap, or mapped
-anew for each read, which costs three times as much: a server that has just been started maps them.
+Three more scenarios take long, or ask something else, and are measured by name or with ``--scenario all``:
+``workers.py``, ``held.py`` and ``start.py`` say what each is. What they tell is not in the plot.
+
+asyncio's streams and datagrams are read into blocks of 256 KiB. By the history of the process these are taken
+from the heap, or mapped anew for each read, which costs three times as much: a server that has just been
+started maps them. ``peers.py`` says what else each of the others does, and why.
 
 The exit code is 1 when an answer was wrong or a measurement failed.
 """
@@ -32,11 +37,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from servers import held, start, workers
 from servers.contestants import CONTESTANTS, Contestant, versions
 from servers.measure import Bench, compile_program, most_descriptors
 from servers.plot import plot
-from servers.report import Results, heading, summary, tables
+from servers.report import Results, heading, reproduction, summary, tables
 from servers.scenarios import SCENARIOS, Result
+
+#: beside those of ``SCENARIOS``
+MORE = ("workers", "held", "start")
 
 
 def main() -> int:
@@ -63,13 +72,25 @@ def main() -> int:
             duration=options.duration,
             sources=options.sources,
         )
-        results = run(bench, options.scenario or list(SCENARIOS), chosen, options.rounds, failures)
+        wanted = options.scenario or list(SCENARIOS)
+        if "all" in wanted:
+            wanted = [*SCENARIOS, *MORE]
+        results = run(bench, [name for name in SCENARIOS if name in wanted], chosen, options.rounds, failures)
+        sections = []
+        if results:
+            sections += [summary(options.rounds, options.duration, options.sources), tables(results)]
+        if "workers" in wanted:
+            sections.append(workers.section(bench, options.rounds, failures))
+        if "held" in wanted:
+            sections.append(held.section(bench, options.connections, options.rounds, failures))
+        if "start" in wanted:
+            sections.append(start.section(bench, chosen, options.rounds, failures))
 
-    print(heading(interpreter, {name: version for name, version in found.items() if version}))
-    print(f"\n{summary(options.rounds, options.duration, options.sources)}\n")
+    versions_told = {name: version for name, version in found.items() if version}
+    parts = [heading(interpreter, versions_told), reproduction(sys.argv[1:], options.python)]
     if missing:
-        print(f"Not installed, and left out: {', '.join(each.name for each in missing)}.\n")
-    print(tables(results))
+        parts.append(f"Not installed, and left out: {', '.join(each.name for each in missing)}.")
+    print("\n\n".join([*parts, *sections]))
     if options.svg is not None:
         options.svg.write_text(plot(results), encoding="utf-8")
     wrong = sum(
@@ -84,7 +105,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time servers under the same load, ours beside others'.")
-    for option, choices in (("--scenario", SCENARIOS), ("--server", CONTESTANTS)):
+    for option, choices in (("--scenario", [*SCENARIOS, *MORE, "all"]), ("--server", list(CONTESTANTS))):
         names = ", ".join(choices)
         parser.add_argument(
             option, action="append", choices=choices, metavar="NAME", help=f"of {names}; repeatable"
@@ -94,6 +115,9 @@ def parse() -> argparse.Namespace:
         "--duration", type=float, default=2.0, metavar="S", help="of a measurement; default 2"
     )
     parser.add_argument("--sources", type=int, default=1, metavar="N", help="addresses of clients; default 1")
+    parser.add_argument(
+        "--connections", type=int, default=100_000, metavar="N", help="to be held; default 100000"
+    )
     parser.add_argument(
         "--python", default=sys.executable, metavar="PATH", help="the servers' interpreter; default: this one"
     )

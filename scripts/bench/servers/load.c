@@ -1,20 +1,23 @@
 /* The load: clients that ask a server on the loopback interface, wait for the answer, look at it,
  * and ask again.
  *
- *     load tcp|udp|ntp PORT CLIENTS SOURCES WARM-UP DURATION PID...
+ *     load tcp|udp|ntp PORT CLIENTS SOURCES spin|sleep WARM-UP DURATION PID...
  *     load idle        PORT CLIENTS SOURCES
  *
- * It is in C because in Python it would be slower than the servers. One thread does it all, and does
- * not sleep: a server that had to wake it up would pay for that, and by chance, so figures would differ
- * from run to run. So it needs a core of its own.
+ * It is in C because in Python it would be slower than the servers. One thread does it all. With spin it
+ * never sleeps: a server that had to wake it up would pay for that, and by chance, so figures would differ
+ * from run to run. So it needs a core of its own. With sleep it waits in epoll while there is nothing to do,
+ * and leaves its core to the server.
  *
  * tcp, udp: the base protocol; an answer has 26 bytes and the shape of 2020-06-15 15:34:33.899256.
  * ntp:      questions of 48 bytes, each with a stamp of its own that the answer must return.
  * idle:     opens TCP connections and has each answered once, or the server may not have accepted it.
- *           Says so on standard output and holds them until standard input ends.
+ *           Says so on standard output and holds them until standard input ends. For each line that it
+ *           reads there all of them ask at once, and it says so again when all have been answered.
  *
  * The clients are spread over SOURCES addresses, 127.0.0.1 and those after it. PIDs are of the server: what
- * processor time they take is read here, to be of the very interval that the answers are of.
+ * processor time they take is read here, to be of the very interval that the answers are of; so is
+ * our own, load_cpu.
  *
  * A datagram that is not answered within 0.2 s is lost. Its client asks again from a new port, so that
  * an answer that comes late cannot be taken for that to the next question.
@@ -81,6 +84,13 @@ static void note_latency(int64_t time)
         slowest = time;
 }
 
+static void forget(void)
+{
+    memset(&count, 0, sizeof count);
+    memset(histogram, 0, sizeof histogram);
+    slowest = 0;
+}
+
 static double latency(double part)
 {
     int64_t left = (int64_t)(part * (double)count.answers);
@@ -92,6 +102,13 @@ static double latency(double part)
         }
     }
     return (double)slowest / 1000;
+}
+
+static void tell_latencies(void)
+{
+    printf("\"latency\": {\"p50\": %.2f, \"p90\": %.2f, \"p99\": %.2f, \"p99.9\": %.2f, \"max\": %.2f}}\n",
+           latency(0.5), latency(0.9), latency(0.99), latency(0.999), (double)slowest / 1000);
+    fflush(stdout);
 }
 
 /* Clients */
@@ -137,6 +154,16 @@ static int is_ntp_answer(const char *answer, ssize_t length, uint64_t stamp)
     return length == 48 && (answer[0] & 7) == 4 && memcmp(answer + 24, &stamp, sizeof stamp) == 0;
 }
 
+static void note_answer(int is_right, int64_t time)
+{
+    if (is_right) {
+        count.answers++;
+        note_latency(time);
+    } else {
+        count.wrong++;
+    }
+}
+
 static void ask(struct client *client, int64_t now)
 {
     char question[48] = "t";
@@ -159,14 +186,14 @@ static void ask(struct client *client, int64_t now)
 static int answered_connection(int number)
 {
     char answer[LONGEST_ANSWER];
+    int64_t begin = nanoseconds(CLOCK_MONOTONIC);
     int fd = connected(SOCK_STREAM, number);
     if (send(fd, "t", 1, MSG_NOSIGNAL) < 0)
         fail("send");
     ssize_t length = recv(fd, answer, sizeof SHAPE - 1, MSG_WAITALL);
     if (length < 0)
         fail("recv");
-    if (!is_time(answer, length))
-        count.wrong++;
+    note_answer(is_time(answer, length), nanoseconds(CLOCK_MONOTONIC) - begin);
     return fd;
 }
 
@@ -184,37 +211,36 @@ static void take_datagram(struct client *client)
     if (length < 0)
         return; /* nothing, or the server has no such port now: it is lost when its time is over */
     int64_t now = nanoseconds(CLOCK_MONOTONIC);
-    if (mode == NTP ? is_ntp_answer(answer, length, client->stamp) : is_time(answer, length)) {
-        count.answers++;
-        note_latency(now - client->asked);
-    } else {
-        count.wrong++;
-    }
+    int is_right = mode == NTP ? is_ntp_answer(answer, length, client->stamp) : is_time(answer, length);
+    note_answer(is_right, now - client->asked);
     ask(client, now);
 }
 
-static void take_chunk(struct client *client)
+/* Returns when the answer was complete, or 0 if it is not yet. */
+static int64_t chunk_taken(struct client *client)
 {
     /* One byte more than there should be, to see whether there is. */
     ssize_t length = recv(client->fd, client->answer + client->got, sizeof SHAPE - (size_t)client->got,
                           MSG_DONTWAIT);
     if (length < 0 && errno == EAGAIN)
-        return;
+        return 0;
     if (length <= 0) {
         fprintf(stderr, "the server ended a connection\n");
         exit(1);
     }
     client->got += (int)length;
     if (client->got < (int)sizeof SHAPE - 1)
-        return;
+        return 0;
     int64_t now = nanoseconds(CLOCK_MONOTONIC);
-    if (is_time(client->answer, client->got)) {
-        count.answers++;
-        note_latency(now - client->asked);
-    } else {
-        count.wrong++;
-    }
-    ask(client, now);
+    note_answer(is_time(client->answer, client->got), now - client->asked);
+    return now;
+}
+
+static void take_chunk(struct client *client)
+{
+    int64_t now = chunk_taken(client);
+    if (now)
+        ask(client, now);
 }
 
 static void ask_again_for_lost(struct client *clients, int number, int64_t now)
@@ -243,13 +269,13 @@ static int64_t processor_time(int processes, char **pids)
     return sum;
 }
 
-static void run(struct client *clients, int number, int64_t duration)
+static void run(struct client *clients, int number, int64_t duration, int longest_wait)
 {
     struct epoll_event events[EVENTS];
     void (*take)(struct client *) = mode == TCP ? take_chunk : take_datagram;
     int64_t now = nanoseconds(CLOCK_MONOTONIC), end = now + duration, next_check = now + CHECK;
     while (now < end) {
-        int ready = epoll_wait(poller, events, EVENTS, 0);
+        int ready = epoll_wait(poller, events, EVENTS, longest_wait);
         for (int i = 0; i < ready; i++)
             take(events[i].data.ptr);
         now = nanoseconds(CLOCK_MONOTONIC);
@@ -260,14 +286,46 @@ static void run(struct client *clients, int number, int64_t duration)
     }
 }
 
+/* Each asks before the first answer is looked at. */
+static void ask_all_at_once(struct client *clients, int number)
+{
+    struct epoll_event events[EVENTS];
+    for (int i = 0; i < number; i++)
+        ask(&clients[i], nanoseconds(CLOCK_MONOTONIC));
+    for (int left = number; left > 0;) {
+        int ready = epoll_wait(poller, events, EVENTS, -1);
+        for (int i = 0; i < ready; i++)
+            if (chunk_taken(events[i].data.ptr))
+                left--;
+    }
+}
+
+static struct client *connected_clients(int number)
+{
+    struct client *clients = calloc((size_t)number, sizeof *clients);
+    for (int i = 0; i < number; i++) {
+        clients[i].fd = mode == TCP ? answered_connection(i) : connected(SOCK_DGRAM, i);
+        watch(&clients[i]);
+    }
+    return clients;
+}
+
+static void tell_held(void)
+{
+    printf("{\"answers\": %lld, \"wrong\": %lld, ", (long long)count.answers, (long long)count.wrong);
+    tell_latencies();
+    forget();
+}
+
 static void hold(int number)
 {
-    for (int i = 0; i < number; i++)
-        answered_connection(i);
-    printf("{\"held\": %d, \"wrong\": %lld}\n", number, (long long)count.wrong);
-    fflush(stdout);
-    while (getchar() != EOF)
-        ;
+    struct client *clients = connected_clients(number);
+    tell_held();
+    for (int next; (next = getchar()) != EOF;)
+        if (next == '\n') {
+            ask_all_at_once(clients, number);
+            tell_held();
+        }
 }
 
 int main(int argc, char **argv)
@@ -277,6 +335,7 @@ int main(int argc, char **argv)
     port = atoi(argv[2]);
     int number = atoi(argv[3]);
     sources = atoi(argv[4]);
+    poller = epoll_create1(0);
     if (strcmp(argv[1], "idle") == 0) {
         hold(number);
         return 0;
@@ -284,32 +343,30 @@ int main(int argc, char **argv)
     if (argc < 8)
         return 2;
     mode = strcmp(argv[1], "tcp") == 0 ? TCP : strcmp(argv[1], "udp") == 0 ? UDP : NTP;
-    int64_t warm_up = (int64_t)(atof(argv[5]) * 1e9), duration = (int64_t)(atof(argv[6]) * 1e9);
+    int longest_wait = strcmp(argv[5], "sleep") == 0 ? (int)(CHECK / 1000000) : 0; /* in ms */
+    int64_t warm_up = (int64_t)(atof(argv[6]) * 1e9), duration = (int64_t)(atof(argv[7]) * 1e9);
+    int processes = argc - 8;
+    char **pids = argv + 8;
     next_stamp = (uint64_t)nanoseconds(CLOCK_REALTIME);
-    poller = epoll_create1(0);
 
-    struct client *clients = calloc((size_t)number, sizeof *clients);
-    for (int i = 0; i < number; i++) {
-        clients[i].fd = mode == TCP ? answered_connection(i) : connected(SOCK_DGRAM, i);
-        watch(&clients[i]);
-    }
+    struct client *clients = connected_clients(number);
     for (int i = 0; i < number; i++)
         ask(&clients[i], nanoseconds(CLOCK_MONOTONIC));
-    run(clients, number, warm_up);
+    run(clients, number, warm_up, longest_wait);
 
     int64_t wrong_before = count.wrong; /* what is wrong in the warm-up is wrong all the same */
-    memset(&count, 0, sizeof count);
-    memset(histogram, 0, sizeof histogram);
-    slowest = 0;
-    int64_t cpu = processor_time(argc - 7, argv + 7), begin = nanoseconds(CLOCK_MONOTONIC);
-    run(clients, number, duration);
+    forget();
+    int64_t begin = nanoseconds(CLOCK_MONOTONIC), own_cpu = nanoseconds(CLOCK_PROCESS_CPUTIME_ID);
+    int64_t cpu = processor_time(processes, pids);
+    run(clients, number, duration, longest_wait);
+    cpu = processor_time(processes, pids) - cpu;
+    own_cpu = nanoseconds(CLOCK_PROCESS_CPUTIME_ID) - own_cpu;
     int64_t end = nanoseconds(CLOCK_MONOTONIC);
-    cpu = processor_time(argc - 7, argv + 7) - cpu;
 
-    printf("{\"answers\": %lld, \"lost\": %lld, \"wrong\": %lld, \"seconds\": %.6f, \"cpu\": %.6f, ",
+    printf("{\"answers\": %lld, \"lost\": %lld, \"wrong\": %lld, \"seconds\": %.6f, \"cpu\": %.6f, "
+           "\"load_cpu\": %.6f, ",
            (long long)count.answers, (long long)count.lost, (long long)(count.wrong + wrong_before),
-           (double)(end - begin) / 1e9, (double)cpu / 1e9);
-    printf("\"latency\": {\"p50\": %.2f, \"p90\": %.2f, \"p99\": %.2f, \"p99.9\": %.2f, \"max\": %.2f}}\n",
-           latency(0.5), latency(0.9), latency(0.99), latency(0.999), (double)slowest / 1000);
+           (double)(end - begin) / 1e9, (double)cpu / 1e9, (double)own_cpu / 1e9);
+    tell_latencies();
     return 0;
 }

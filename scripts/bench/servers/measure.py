@@ -6,13 +6,13 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from servers.contestants import HERE, Contestant
+from servers.holding import Holder
 from servers.scenarios import Result, Scenario
 from servers.server import Server, on_core
 
@@ -20,7 +20,7 @@ if sys.platform != "linux":
     sys.exit("this benchmark reads its figures from /proc: run it on Linux")
 
 WARM_UP = 0.3  # seconds
-PATIENCE = 120.0  # seconds, for the load to connect, or to be done in the end
+PATIENCE = 120.0  # seconds, for the load to connect, and to be done in the end
 SPARE = 500  # descriptors that a server may need for anything but its clients
 
 
@@ -42,54 +42,73 @@ class Bench:
     Parameters:
         python: the interpreter of the servers.
         load, reference: the programs in C.
-        server_core, load_core: where they run.
+        server_core, load_core: where they run; ``None`` for any core.
         duration: seconds of each measurement.
         sources: addresses that the clients are spread over.
+        sleeping: whether the load sleeps while it has nothing to do.
     """
 
     python: str
     load: Path
     reference: Path
-    server_core: int
-    load_core: int
+    server_core: int | None
+    load_core: int | None
     duration: float
     sources: int
+    sleeping: bool = False
 
-    def measure(self, contestant: Contestant, scenario: Scenario) -> Result:
+    def start(self, contestant: Contestant, protocol: str, options: Sequence[str] = ()) -> Server:
+        """Start a server.
+
+        Parameters:
+            contestant: whose.
+            protocol: one of its protocols.
+            options: more of them, for ours.
+
+        Raises:
+            RuntimeError: it did not come up; the message says why.
+        """
+        command = [*contestant.command(protocol, self.python, self.reference), *options]
+        return Server(command, contestant.environment(), self.server_core)
+
+    def measure(self, contestant: Contestant, scenario: Scenario, options: Sequence[str] = ()) -> Result:
         """Start a server, measure it, and end it.
+
+        Parameters:
+            contestant: whose.
+            scenario: what is asked of it.
+            options: more of them, for ours.
 
         Raises:
             RuntimeError: it did not come up, or the load failed; the message says why.
         """
         protocol = scenario.protocol_of(contestant)
-        command = contestant.command(protocol, self.python, self.reference)
-        with Server(command, contestant.environment(), self.server_core) as server:
+        with self.start(contestant, protocol, options) as server:
             result = self._ask(server, protocol, scenario.clients)
             if not scenario.idle:
                 return result
             before = server.memory()
             idle = min(scenario.idle, most_descriptors() - scenario.clients - SPARE)
-            with self._idle_connections(server, idle) as wrong:
+            with Holder(self.load, server.port, idle, self.sources, self.load_core) as holder:
+                wrong = holder.told()["wrong"]
                 grown = server.memory() - before
                 crowded = self._ask(server, protocol, scenario.clients)
-            return Result(
-                crowded.rate,
-                crowded.cpu,
-                crowded.busy,
-                crowded.latency,
-                crowded.lost + result.lost,
-                crowded.wrong + result.wrong + wrong,
-                idle,
-                grown / idle,
-                result.rate,
+            return replace(
+                crowded,
+                lost=crowded.lost + result.lost,
+                wrong=crowded.wrong + result.wrong + wrong,
+                idle=idle,
+                bytes_per_idle=grown / idle,
+                rate_without=result.rate,
             )
 
     def _ask(self, server: Server, protocol: str, clients: int) -> Result:
-        seconds = (str(WARM_UP), str(self.duration))
+        who = (protocol, str(server.port), str(clients), str(self.sources))
+        how = ("sleep" if self.sleeping else "spin", str(WARM_UP), str(self.duration))
         pids = map(str, server.processes())
         with on_core(self.load_core):
             load = subprocess.Popen(
-                [self.load, protocol, str(server.port), str(clients), str(self.sources), *seconds, *pids],
+                [self.load, *who, *how, *pids],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -104,36 +123,18 @@ class Bench:
         if load.returncode != 0:
             raise RuntimeError(f"the load failed: {errors.strip()}")
         told: dict[str, Any] = json.loads(out)
-        answers = told["answers"] or 1  # of none there is no processor time for each
+        answers = told["answers"]
+        if not answers:
+            raise RuntimeError(f"it gave no right answer; {told['wrong']} were wrong, {told['lost']} lost")
         return Result(
             rate=told["answers"] / told["seconds"],
             cpu=told["cpu"] / answers * 1e6,
             busy=told["cpu"] / told["seconds"],
+            load_cpu=told["load_cpu"] / answers * 1e6,
             latency=told["latency"],
             lost=told["lost"],
             wrong=told["wrong"],
         )
-
-    @contextmanager
-    def _idle_connections(self, server: Server, number: int) -> Iterator[int]:
-        """Hold so many connections meanwhile, each of which has been answered once; how many wrongly."""
-        with on_core(self.load_core):
-            load = subprocess.Popen(
-                [self.load, "idle", str(server.port), str(number), str(self.sources)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        assert load.stdout is not None
-        try:
-            line = load.stdout.readline()
-            if not line:
-                raise RuntimeError(f"the load failed: {load.communicate()[1].strip()}")
-            yield json.loads(line)["wrong"]
-        finally:
-            load.kill()
-            load.communicate()
 
 
 def most_descriptors() -> int:

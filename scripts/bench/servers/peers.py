@@ -5,6 +5,18 @@
 A client sends anything and gets the local time, 26 bytes. A server says its address on standard
 error once it can be asked. The file is run by the interpreter that is measured, which may have no
 more than one of the frameworks: each is imported by its own server alone.
+
+It is the loops that are compared, so each server has what makes it fast, of what its framework documents:
+
+* All write the time as our own server does, and the one in C: the part down to the second once a second. To
+  write all of it each time takes 0.4 us more, of the 6 that uvloop's takes for an answer.
+* All TCP connections have TCP_NODELAY. asyncio, uvloop and trio set it themselves.
+* asyncio has a BufferedProtocol, which reads into a buffer of its own and takes a third of the time that
+  a Protocol takes. uvloop has a Protocol, which is faster there by an eighth.
+* gevent's server on UDP is a greenlet with a loop over a cooperative socket. A DatagramServer, which
+  starts a greenlet for each datagram, takes three times as long.
+* Tornado reads into a buffer of its own, which is 5 % faster than ``read_bytes``.
+* trio's servers use its sockets. Its streams, which are above them, take a third more.
 """
 
 from __future__ import annotations
@@ -16,6 +28,7 @@ import socket
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from time import time_ns
 from typing import Any
 
 if sys.platform != "linux":
@@ -23,12 +36,19 @@ if sys.platform != "linux":
 
 HOST = "127.0.0.1"
 BACKLOG = 1024
-LARGEST = 65536  # bytes read at once
+LARGEST = 4096  # bytes read at once, as in the examples of Python's documentation
+
+second = -1
+layout = b""  # of the answers in this second
 
 
 def answer() -> bytes:
-    # Not str(), which leaves the fraction out when it is 0: once in a million answers.
-    return datetime.now().isoformat(" ", "microseconds").encode()
+    global second, layout
+    now, microseconds = divmod(time_ns() // 1000, 1_000_000)
+    if now != second:
+        second = now
+        layout = datetime.fromtimestamp(now).isoformat(" ").encode() + b".%06d"
+    return layout % microseconds
 
 
 def tell(port: int) -> None:
@@ -102,6 +122,19 @@ class Conversation(asyncio.Protocol):
         self.transport.write(answer())
 
 
+class BufferedConversation(asyncio.BufferedProtocol):
+    buffer = bytearray(LARGEST)  # one for all, since nobody looks at what was said
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.transport.write(answer())
+
+
 class Datagrams(asyncio.DatagramProtocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -120,9 +153,9 @@ async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     writer.close()
 
 
-async def protocol_tcp() -> None:
+async def protocol_tcp(protocol: Callable[[], asyncio.BaseProtocol]) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Conversation, HOST, 0, backlog=BACKLOG)
+    server = await loop.create_server(protocol, HOST, 0, backlog=BACKLOG)
     tell(server.sockets[0].getsockname()[1])
     await server.serve_forever()
 
@@ -141,7 +174,7 @@ async def streams_tcp() -> None:
 
 
 def asyncio_tcp() -> None:
-    asyncio.run(protocol_tcp())
+    asyncio.run(protocol_tcp(BufferedConversation))
 
 
 def asyncio_udp() -> None:
@@ -153,7 +186,7 @@ def asyncio_streams_tcp() -> None:
 
 
 def uvloop_tcp() -> None:
-    importlib.import_module("uvloop").run(protocol_tcp())
+    importlib.import_module("uvloop").run(protocol_tcp(Conversation))
 
 
 def uvloop_udp() -> None:
@@ -167,6 +200,7 @@ def gevent_tcp() -> None:
     server_module: Any = importlib.import_module("gevent.server")
 
     def serve(client: Any, address: object) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             while client.recv(LARGEST):
                 client.sendall(answer())
@@ -180,16 +214,13 @@ def gevent_tcp() -> None:
 
 
 def gevent_udp() -> None:
-    server_module: Any = importlib.import_module("gevent.server")
-
-    class Server(server_module.DatagramServer):  # type: ignore[misc]
-        def handle(self, data: bytes, address: object) -> None:
-            self.socket.sendto(answer(), address)
-
-    server = Server((HOST, 0))
-    server.start()
-    tell(server.server_port)
-    server.serve_forever()
+    cooperative: Any = importlib.import_module("gevent.socket")
+    sock = cooperative.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((HOST, 0))
+    tell(sock.getsockname()[1])
+    while True:
+        _, sender = sock.recvfrom(LARGEST)
+        sock.sendto(answer(), sender)
 
 
 # Twisted
@@ -200,6 +231,9 @@ def twisted_tcp() -> None:
     reactor: Any = importlib.import_module("twisted.internet.reactor")
 
     class Time(protocol.Protocol):  # type: ignore[misc]
+        def connectionMade(self) -> None:  # noqa: N802
+            self.transport.setTcpNoDelay(True)
+
         def dataReceived(self, data: bytes) -> None:  # noqa: N802
             self.transport.write(answer())
 
@@ -229,9 +263,11 @@ def tornado_tcp() -> None:
 
     class Server(tcpserver.TCPServer):  # type: ignore[misc]
         async def handle_stream(self, stream: Any, address: object) -> None:
+            stream.set_nodelay(True)
+            buffer = bytearray(LARGEST)
             try:
                 while True:
-                    await stream.read_bytes(LARGEST, partial=True)
+                    await stream.read_into(buffer, partial=True)
                     await stream.write(answer())
             except closed:
                 pass
@@ -254,10 +290,11 @@ def trio_tcp() -> None:
     trio: Any = importlib.import_module("trio")
 
     async def converse(stream: Any) -> None:
+        sock = stream.socket
         try:
-            async for _ in stream:
-                await stream.send_all(answer())
-        except trio.BrokenResourceError:
+            while await sock.recv(LARGEST):
+                await sock.send(answer())
+        except ConnectionError:
             pass
 
     async def serve() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -22,8 +23,22 @@ PERCENTILES = ("p50", "p90", "p99", "p99.9", "max")
 def heading(interpreter: str, found: Mapping[str, str]) -> str:
     """The machine, and the versions of everything."""
     peers = [f"{name} {version}" for name, version in found.items()]
-    software = ", ".join([f"Linux {platform.release()}", interpreter, *peers])
-    return f"{processor()}, {os.cpu_count()} cores; {software}; {time.strftime('%Y-%m-%d')}"
+    system = f"Linux {platform.release()}, {' '.join(platform.libc_ver())}"
+    software = ", ".join([interpreter, *peers])
+    machine = f"{processor()}, {platform.machine()}, {os.cpu_count()} cores"
+    return f"{machine}; {system}; {software}; {time.strftime('%Y-%m-%d')}"
+
+
+def reproduction(arguments: Sequence[str], python: str) -> str:
+    """How to get such a table.
+
+    Parameters:
+        arguments: of this run.
+        python: the servers' interpreter. Where it is on this machine is nobody else's concern.
+    """
+    shown_arguments = [Path(python).name if argument == python else argument for argument in arguments]
+    command = shlex.join(["python3", "scripts/dev.py", "run", "bench:bench-servers", *shown_arguments])
+    return f"To reproduce: `{command}`"
 
 
 def processor() -> str:

@@ -38,6 +38,7 @@ class Scenario:
         return self.protocol if self.protocol in contestant.protocols or self.protocol != "ntp" else "udp"
 
 
+ANSWER_LENGTH = 26  # bytes, of the base protocol
 #: beside whose base protocol our NTP is measured
 NTP_PEERS = ("C", "uvloop")
 SCENARIOS = {
@@ -61,7 +62,9 @@ class Result:
         rate: answers a second.
         cpu: the server's processor time for an answer, in microseconds.
         busy: the part of the time that the server was running. Where it is well below 1, it was waiting
-            for the load, or other programs had its core.
+            for the load, or other programs had its core. Of several processes, the sum of theirs.
+        load_cpu: the load's processor time for an answer, in microseconds; of one that does not sleep, it
+            says nothing.
         latency: microseconds, by name.
         lost: questions without an answer.
         wrong: answers that are none.
@@ -73,6 +76,7 @@ class Result:
     rate: float
     cpu: float
     busy: float
+    load_cpu: float
     latency: dict[str, float]
     lost: int
     wrong: int

@@ -1,4 +1,4 @@
-"""A server that is measured: a process on a core of its own."""
+"""A server that is measured: a process, on a core of its own if it is to have one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ PATIENCE = 30.0  # seconds, for a server to come up
 
 
 @contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """What is started meanwhile runs on this core, from its first instruction on."""
+def on_core(core: int | None) -> Iterator[None]:
+    """What is started meanwhile runs on this core, from its first instruction on; ``None``: on any."""
+    if core is None:
+        yield
+        return
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -39,7 +42,7 @@ class Server:
         RuntimeError: it did not come up; with what it had to say.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], core: int) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], core: int | None) -> None:
         with on_core(core):
             self._process = subprocess.Popen(
                 command,
@@ -77,6 +80,19 @@ class Server:
         """Bytes that are resident."""
         pages = (int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.processes())
         return sum(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def memory_shared_out(self) -> int:
+        """Bytes that are resident, of which a page that several processes share counts once in all: what
+        forked processes still have in common would be counted for each of them otherwise."""
+        kib = 0
+        for pid in self.processes():
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        return kib * 1024
+
+    def descriptors(self) -> list[int]:
+        """How many of them each of its processes has open."""
+        return [len(os.listdir(f"/proc/{pid}/fd")) for pid in self.processes()]
 
     def kill(self) -> None:
         try:
