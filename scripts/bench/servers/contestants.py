@@ -78,6 +78,7 @@ CONTESTANTS = {
         ),
         Contestant("by-hand", ("tcp", "udp")),
         Contestant("uvloop", ("tcp", "udp"), "uvloop"),
+        Contestant("uvloop-datetime", ("tcp", "udp"), "uvloop"),
         Contestant("asyncio", ("tcp", "udp")),
         Contestant("asyncio-streams", ("tcp",)),
         Contestant("gevent", ("tcp", "udp"), "gevent"),

@@ -40,7 +40,7 @@ class Scenario:
 
 ANSWER_LENGTH = 26  # bytes, of the base protocol
 #: beside whose base protocol our NTP is measured
-NTP_PEERS = ("C", "uvloop")
+NTP_PEERS = ("C", "uvloop", "uvloop-datetime")
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
