@@ -96,7 +96,7 @@ def serving(serve: Callable[[socket.socket], object]) -> Iterator[int]:
 
 
 def test_the_readme_has_them_all() -> None:
-    assert sorted(PROGRAMS) == ["chat", "echo", "proxy", "tls", "udp"]
+    assert sorted(PROGRAMS) == ["batch", "chat", "echo", "proxy", "tls", "udp"]
 
 
 def test_echo(start: Start) -> None:
@@ -182,6 +182,17 @@ def test_udp(start: Start) -> None:
             sock.send(b"no question")
             sock.send(b"?")
             assert sock.recv(100) == f"127.0.0.1 port {sock.getsockname()[1]}".encode()
+
+
+def test_batch(start: Start) -> None:
+    port = port_of(start("batch"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(30)
+        sock.connect(("127.0.0.1", port))
+        for question in (b"no question", b"?", b"?", b"no question", b"?"):
+            sock.send(question)
+        for _ in range(3):
+            assert re.fullmatch(rb"\d+\.\d+", sock.recv(100))
 
 
 def test_tls(start: Start) -> None:

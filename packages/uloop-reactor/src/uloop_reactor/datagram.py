@@ -372,14 +372,16 @@ class DatagramSocket:
             ValueError: there are more of the one than of the other.
             RuntimeError: this socket is closed.
         """
+        if len(replies) != len(batch):
+            raise ValueError(f"there are {len(replies)} replies to {len(batch)} datagrams")
+        if not replies:
+            return
         sources: list[Source] = [()] * len(batch)
         if self._packet_info:
             sources = [control.answer_from(control.packet_info(told)) for told in batch.controls]
         # As a rule nothing waits and the kernel takes all. So they are not queued one by one.
         sent, failure = 0, None
         if self._delivering and not (self._queue or self._full or self._flushing or self._closed):
-            if len(replies) != len(batch):
-                raise ValueError(f"there are {len(replies)} replies to {len(batch)} datagrams")
             sent, failure = self._calls.send(replies, batch.senders, sources)
             if sent == len(replies):
                 return

@@ -22,7 +22,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from uloop_reactor import Listener, State, Stream, Uloop
+from uloop_reactor import Listener, Stream, UEvent, Uloop
+from uloop_reactor.stream import OPEN, READ, READ_SIZE
 
 from .counters import Count
 
@@ -40,6 +41,7 @@ LINGER = 2.0  # seconds that a client has to close after us, before what it stil
 PATIENCE = 2.0  # seconds of silence after which a connection may have to make room
 #: for ``answer``: only NTP tells when a question came, and that is not spoken on TCP
 NO_ARRIVAL = 0
+QUESTION = bytearray(READ_SIZE)
 
 
 class Crowd:
@@ -182,7 +184,7 @@ class Connection(Stream):
 
     def close_if_idle(self) -> None:
         """It was not heard for long. What waits to be sent has a timeout of its own, and so has its end."""
-        if self.state is State.OPEN and not self.unsent:
+        if self.state is OPEN and not self.unsent:
             self._server.tally[Count.TIMED_OUT] += 1
             self.close()  # it is told in order
 
@@ -214,22 +216,55 @@ class Connection(Stream):
 
 
 class Conversation(Connection):
-    """The connection stays open, and each chunk that is read is answered."""
+    """The connection stays open, and each chunk that is read is answered, whatever is in it."""
 
     __slots__ = ()
 
+    def process_event(self, fileno: int, event: UEvent, /) -> None:
+        # The usual case: a question, and nothing waits. It is what Stream does, but the question is read
+        # into a buffer that all share, since nobody looks at it: 0.15 us less, of the 6 that an answer
+        # costs in all; and without the calls of ``on_data`` and ``write``: 0.1 us less.
+        if self._interest != READ or self._state is not OPEN:
+            self._deal_with(event)
+            return
+        try:
+            size = self._sock.recv_into(QUESTION)
+        except OSError as error:
+            self._read_failed(error)
+            return
+        if not size:
+            self._received_eof()
+            return
+        answer = self._answer(size)
+        if answer is not None:
+            try:
+                sent = self._sock.send(answer)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._send_failed(error)
+                return
+            if sent != len(answer):
+                self._enqueue(memoryview(answer)[sent:])
+
     def on_data(self, data: bytes, /) -> None:
+        answer = self._answer(len(data))
+        if answer is not None:
+            self.write(answer)
+
+    def _answer(self, size: int) -> bytes | None:
+        """The answer to so many bytes, as if it were sent; if there is none, it is the end."""
         server = self._server
+        answer = server.answer(b"", NO_ARRIVAL, server.source)
         self.last_heard = server.crowd.now
-        server.received_bytes += len(data)
-        answer = server.answer(data, NO_ARRIVAL, server.source)
+        server.received_bytes += size
         if answer is None:
             server.tally[Count.UNREADY] += 1
             self.close()
-            return
-        self.write(answer)
-        server.answered += 1
-        server.sent_bytes += len(answer)
+        else:
+            server.answered += 1
+            server.sent_bytes += len(answer)
+        return answer
 
 
 class LastWord(Connection):
