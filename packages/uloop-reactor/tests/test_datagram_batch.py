@@ -206,6 +206,53 @@ def test_one_reply_that_cannot_be_sent_touches_no_other(loop: Uloop) -> None:
     server.close()
 
 
+@pytest.mark.parametrize("limit", [0, 300, 1 << 20])
+@pytest.mark.parametrize("bad", [0, 2])
+def test_a_failure_is_charged_to_its_own_datagram(limit: int, bad: int, loop: Uloop) -> None:
+    """Also when the queue has little room, so that it has to be sent in between."""
+    server = Server.bind(loop, (IPV4, 0), queue_limit=limit)
+    with udp(to=server) as client:
+        server.then = lambda batch: server.reply_each(
+            Batch(batch.data * 6, batch.senders * 6, batch.controls * 6),
+            [b"x" * 70_000 if number == bad else b"answer %d" % number for number in range(6)],
+        )
+        client.send(b"x")
+        run_until(loop, lambda: server.errors != [] and not server.queued)
+        expected = [b"answer %d" % number for number in range(6) if number != bad]
+        assert [client.recv(100) for _ in expected] == expected
+        assert [peer for _, peer in server.errors] == [client.getsockname()]
+    server.close()
+
+
+@pytest.mark.parametrize("behind_another", [False, True])
+@pytest.mark.parametrize("size", [2, 3])
+def test_replies_of_any_bytes(behind_another: bool, size: int, loop: Uloop) -> None:
+    """What cannot be sent as it is harms nothing else."""
+    server = Server.bind(loop, (IPV4, 0))
+    failures: list[Exception] = []
+    loop.on_error(lambda error, culprit: failures.append(error))
+    with udp(to=server) as client:
+
+        def answer(batch: Batch) -> None:
+            if behind_another:
+                server.send(b"first", client.getsockname())
+            two = Batch(batch.data * 2, batch.senders * 2, batch.controls * 2)
+            server.reply_each(two, [bytearray(b"xx"), b"y" * size])
+
+        server.then = answer
+        client.send(b"x")
+        run_until(loop, lambda: server.data != [])
+        if behind_another:
+            assert client.recv(10) == b"first"
+        if not failures:
+            assert [client.recv(10) for _ in range(2)] == [b"xx", b"y" * size]
+        assert server.queued == 0
+        server.send(b"last", client.getsockname())
+        assert client.recv(10) == b"last"
+    assert all(isinstance(error, TypeError) for error in failures)
+    server.close()
+
+
 def test_an_error_of_before_is_told_and_the_replies_leave(loop: Uloop) -> None:
     """A connected socket is told with the next call that what it sent before was refused."""
     if sys.platform == "win32":

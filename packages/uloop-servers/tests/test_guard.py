@@ -347,6 +347,11 @@ def test_a_batch_is_treated_as_one_after_the_other_would_be(protocol: str, raw: 
     assert reasons & {Count.FORM, Count.LENGTH}
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_empty_batch(protocol: str) -> None:
+    assert Guard(Policy()).refusals(protocol, (), (), 0.0) == {}
+
+
 def test_who_is_denied_from_now_on_is_known_at_once() -> None:
     guard = Guard(Policy())
     sender = sockaddr(CLIENT)

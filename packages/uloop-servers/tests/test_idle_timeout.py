@@ -82,3 +82,19 @@ def test_a_longer_timeout_does(loop: Uloop, service: Service, client: socket.soc
     service.reconfigure(replace(SETTINGS, idle_timeout=40))
     assert receive(loop, client) == b""
     assert 40 <= loop.time() - heard <= 40 * LATE[0] + LATE[1]
+
+
+@pytest.mark.parametrize("before", [3600, 86_400])
+def test_a_long_timeout_is_made_short(loop: Uloop, before: int) -> None:
+    """What was noted at the pace of the long one does not delay the short one."""
+    service = open_server(loop, "tcp://127.0.0.1:0", settings=Settings(idle_timeout=before))
+    with socket.create_connection(("127.0.0.1", service.endpoint.port)) as client:
+        client.setblocking(False)
+        ask(loop, client)
+        loop.call_later(before / 1000, loop.stop)
+        loop.run()
+        changed = loop.time()
+        service.reconfigure(Settings(idle_timeout=20))
+        assert receive(loop, client) == b""
+        assert loop.time() - changed <= 20 * LATE[0] + LATE[1]
+    service.close()

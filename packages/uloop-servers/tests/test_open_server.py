@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import select
 import socket
 import struct
 import sys
@@ -15,6 +16,7 @@ import pytest
 from uloop_reactor import Uloop, available_backends
 from uloop_reactor.testing import VirtualClock
 from uloop_servers import Endpoint, Service, Settings, open_server
+from uloop_servers.counters import Count, Ledger
 
 TIME = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}")
 BACKENDS = [name for name in available_backends() if name != "kqueue" or sys.platform != "linux"]
@@ -206,3 +208,31 @@ def test_draining_gives_clients_a_second(backend: str) -> None:
         assert receive(loop, busy) == b""
         loop.run()
         assert 1 <= loop.time() - began < 3
+
+
+@pytest.mark.parametrize("scheme", ["udp", "daytime+udp", "time+udp", "ntp"])
+def test_nothing_but_broadcasts(scheme: str) -> None:
+    """They are dropped in silence, also when nothing else is in a batch."""
+    if sys.platform != "linux":
+        pytest.skip("other systems do not let 127.255.255.255 be a broadcast address")
+    question = b"\x23" + bytes(47) if scheme == "ntp" else b""
+    with Uloop() as loop, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        failures: list[Exception] = []
+        loop.on_error(lambda error, culprit: failures.append(error))
+        counters = Ledger().rows[0]
+        endpoint = Endpoint.parse(f"{scheme}://0.0.0.0:0")
+        sock, real = endpoint.bind()
+        service = Service(loop, Settings(), [(real, sock)], counters)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        client.setblocking(False)
+        for _ in range(3):
+            client.sendto(question, ("127.255.255.255", real.port))
+        while counters.of(scheme)[Count.DESTINATION] < 3:
+            loop.run_once(30)
+        client.sendto(question, ("127.0.0.1", real.port))
+        while not select.select([client], [], [], 0)[0]:
+            loop.run_once(30)
+        assert client.recvfrom(100)[1] == ("127.0.0.1", real.port)
+        assert failures == []
+        assert counters.of(scheme)[Count.ANSWERED] == 1
+        service.close()

@@ -385,10 +385,17 @@ class DatagramSocket:
             sent, failure = self._calls.send(replies, batch.senders, sources)
             if sent == len(replies):
                 return
-        for message in zip(replies[sent:], batch.senders[sent:], sources[sent:], strict=True):
-            self._enqueue(message)
+        messages = zip(map(_bytes, replies[sent:]), batch.senders[sent:], sources[sent:], strict=True)
         if failure is not None:
+            # The queue deals with what has failed before another one can take its place in it.
+            message = next(messages)
+            self._queue.append(message)
+            self._queued += len(message[0]) + OVERHEAD
             self._flush(failure)
+        for message in messages:
+            if failure is not None and self._closed:
+                break  # by on_error
+            self._enqueue(message)
 
     def address_of(self, sender: Peer) -> Address:
         """The address of a sender as a batch has it: as ``socket.recvfrom`` returns it."""
@@ -501,10 +508,12 @@ class DatagramSocket:
         self._closing = True
         for peer in list(self._full.values()):
             self._fetch_back(peer)
-        for _ in range(len(self._queue)):  # not for ever, should on_error send again and again
-            if not self._flush():
-                break
-        self.abort()
+        try:
+            for _ in range(len(self._queue)):  # not for ever, should on_error send again and again
+                if not self._flush():
+                    break
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Close, and drop what is queued. A second call does nothing."""
@@ -592,7 +601,7 @@ class DatagramSocket:
             else:
                 if max(map(len, batch.data)) > self._max_size:
                     batch = self._without_too_long(batch)
-                if batch and not self._closed:
+                if batch and not self._closed and not self.loop.closed:
                     self.on_batch(batch)
         except Exception as error:
             self.loop.report_error(error, self)

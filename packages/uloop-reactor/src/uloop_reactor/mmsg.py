@@ -303,6 +303,7 @@ class AlikeArrays:
             # It takes 15 us, as long as to write 15 headers; and the next ones may have another shape.
             if len(data) < FEWEST_ALIKE or size > LARGEST_ALIKE or control_size > CONTROL_ROOM:
                 return None
+            self._shape = None  # should Ctrl-C come in the middle
             self._lay_out(*shape)
             self._shape = shape
         self._data[: size * len(data)] = b"".join(data)

@@ -273,7 +273,8 @@ class Stream:
 
     #: Whether ``peer`` is asked for when the socket is connected, and kept, so that it is known for good.
     #: A class for many thousand idle connections may set this to ``False``, which saves 150 bytes for
-    #: each. ``peer`` then asks the kernel, and is ``None`` as soon as that has forgotten it.
+    #: each. ``peer`` then asks the kernel, and is ``None`` as soon as that has forgotten it: in ``on_close``,
+    #: for one. A client that has gone before the stream was open ends it without ``on_connect`` then.
     keeps_peer: ClassVar[bool] = True
 
     def __init__(

@@ -222,8 +222,13 @@ class Turns:
         """
         if self._precise and wait > 0:
             if wait > 2 * MILLISECOND:
-                return self._poll(wait - MILLISECOND)  # rounded up; the rest is for the next turn
-            select.select(self._precise, (), (), wait)
+                due = self.time() + wait
+                events = self._poll(wait - MILLISECOND)
+                if events:
+                    return events
+                wait = due - self.time()
+            if wait > 0:
+                select.select(self._precise, (), (), wait)
             wait = 0
         return self._poll(max(0, wait))
 

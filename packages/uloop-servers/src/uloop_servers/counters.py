@@ -5,7 +5,7 @@ asks. So there is nothing to send and nothing to lock, and the worker that takes
 was killed goes on counting in the same row.
 
 What is counted for each message on a TCP connection comes here twice a second only, since to add to
-shared memory costs 50 ns each time, of the 2 us that an answer costs in Python. The process that counts
+shared memory costs 40 ns each time, of the 2 us that an answer costs in Python. The process that counts
 is asked for it before its own row is read; that of a worker is half a second old at most, and so much is
 lost when one is killed.
 """

@@ -9,7 +9,8 @@ this order:
    multicast.
 2. PORT: the datagram comes from a port that we serve ourselves, so another server of ours, here or
    on another host, could have sent it. NTP is exempt: its peers ask from port 123, and an answer,
-   which has another mode than a question, never triggers another one.
+   which has another mode than a question, never triggers another one. On no protocol is there an answer
+   for port 0, where nobody can be.
 3. What the protocol says of its form and its port (the ``refusal`` of each protocol's module).
 4. DENIED: by the access list.
 5. RATE: this source has had its share.
@@ -25,13 +26,13 @@ A loop has one datagram under way, so a single one that is not answered ends it.
 is no leak: chrony answers some of those beyond the limit, so that clients behind a flood of forged
 questions get through now and then, and each of these answers would keep a loop alive.
 
-What strangers can fill is bounded: the verdicts on ``ADDRESSES`` addresses and the shares of twice
-``SOURCES`` sources are remembered, about 10 MB when both are full, and one number for each source that
-has a connection. The guard of a worker knows what that worker has answered. Of sockets that share a
-port, the kernel gives all datagrams between two ports to the same worker, so a loop ends as soon as with
-one, but a source that asks from many ports can have its share from each. A socket that all workers read,
-inherited from systemd, gives its datagrams to anybody, so a loop there ends with the first worker that
-has had enough.
+What strangers can fill is bounded: the verdicts on ``ADDRESSES`` addresses, as many senders for each
+protocol that are known to be welcome, and the shares of twice ``SOURCES`` sources are remembered, about
+20 MB when all are full, and one number for each source that has a connection. The guard of a worker
+knows what that worker has answered. Of sockets that share a port, the kernel gives all datagrams
+between two ports to the same worker, so a loop ends as soon as with one, but a source that asks from
+many ports can have its share from each. A socket that all workers read, inherited from systemd, gives
+its datagrams to anybody, so a loop there ends with the first worker that has had enough.
 """
 
 from __future__ import annotations

@@ -112,8 +112,8 @@ class Service:
     def reconfigure(self, settings: Settings) -> None:
         """Have other limits and lists from now on; what else has changed needs a new process.
 
-        Who is denied now is cut off. Who has been silent for longer than the new timeout is closed within
-        seconds. The write timeout is that of connections that come from now on.
+        Who is denied now is cut off. Who has been silent for longer than the new idle timeout is closed
+        before that has passed once. The write timeout is that of connections that come from now on.
         """
         self._settings = settings
         self._guard.reconfigure(settings.policy)

@@ -38,7 +38,9 @@ __all__ = ["Conversation", "Crowd", "LastWord", "TcpServer"]
 #: that does not read them, and ours are 26 bytes long.
 KERNEL_BUFFER = 16 * 1024
 LINGER = 2.0  # seconds that a client has to close after us, before what it still sends resets it
-PATIENCE = 2.0  # seconds of silence after which a connection may have to make room
+#: seconds of silence after which a connection may have to make room: two, and one tick, since it is known
+#: only between which two ticks it was last heard
+PATIENCE = 2.5
 #: for ``answer``: only NTP tells when a question came, and that is not spoken on TCP
 NO_ARRIVAL = 0
 QUESTION = bytearray(READ_SIZE)
@@ -53,7 +55,8 @@ class Crowd:
     Parameters:
         limit: how many there may be at once.
         idle_timeout: seconds of silence until a connection is closed, never earlier; late by a
-            second and 2 % at most. May be changed, and holds for those that are open, too.
+            second and 2 % at most. May be changed, and holds for those that are open, too: who has been
+            silent for longer already is closed before the new time has passed once.
 
     Attributes:
         connections: each with the address of its client, in the order in which they came.
@@ -65,7 +68,7 @@ class Crowd:
 
     def __init__(self, loop: Uloop, limit: int, idle_timeout: float) -> None:
         self.limit = limit
-        self.idle_timeout = idle_timeout
+        self._idle_timeout = idle_timeout
         self.now = loop.time()
         self.waited = 0
         self.servers: list[TcpServer] = []
@@ -76,6 +79,15 @@ class Crowd:
         self._look_again = 0.0  # when somebody may have become silent enough
         self._sweeps: deque[float] = deque()  # when it was looked for idle connections; the earliest first
         self._next_sweep = self.now
+
+    @property
+    def idle_timeout(self) -> float:
+        return self._idle_timeout
+
+    @idle_timeout.setter
+    def idle_timeout(self, seconds: float) -> None:
+        self._idle_timeout = seconds
+        self._next_sweep = self.now  # not at the pace of the old one
 
     def tick(self) -> None:
         """To be called twice a second or so."""

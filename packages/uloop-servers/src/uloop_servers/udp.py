@@ -7,7 +7,8 @@ sender, who may be forged.
 
 What has arrived together is answered together. The kernel's part for each datagram is 3.5 us, and what
 Python does for each alone would be as much: so it is asked what time it is, the answer written and what
-was done counted once for all of them. So they are told the same time, that at which they leave.
+was done counted once for all of them. So they are told the same time, taken right before the first of them
+leaves; the last of 64 leaves about 0.2 ms later.
 """
 
 from __future__ import annotations
@@ -69,13 +70,15 @@ class UdpServer(DatagramSocket):
         if shared:
             tally[Count.DESTINATION] += len(shared)
             batch = batch.without(shared)
+            if not batch:
+                return
         refused = self._guard.refusals(self._protocol.name, batch.data, batch.senders, self.loop.time())
         if refused:
             for reason in refused.values():
                 tally[reason] += 1
             batch = batch.without(refused)
-        if not batch:
-            return
+            if not batch:
+                return
         answers = self._answers_to(batch)
         if answers is None:
             tally[Count.UNREADY] += len(batch)

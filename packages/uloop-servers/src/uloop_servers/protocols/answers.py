@@ -68,7 +68,7 @@ def could_be_answer(data: bytes) -> bool:
 
 def are_too_short(datagrams: Sequence[bytes]) -> bool:
     """Whether all of these are shorter than any answer, as questions usually are."""
-    return max(map(len, datagrams)) < SHORTEST_ANSWER
+    return max(map(len, datagrams), default=0) < SHORTEST_ANSWER
 
 
 def refusal(datagram: bytes, port: int) -> Count | None:
