@@ -57,6 +57,10 @@ def udp(*, to: DatagramSocket | None = None) -> socket.socket:
     return sock
 
 
+def repeated(batch: Batch, times: int) -> Batch:
+    return Batch(tuple(batch.data) * times, tuple(batch.senders) * times, tuple(batch.controls) * times)
+
+
 @pytest.mark.parametrize("burst", [1, 2, BATCH, BATCH + 1])
 def test_each_is_answered(burst: int, loop: Uloop) -> None:
     """Two clients in turn, with datagrams of one size and of different ones."""
@@ -213,7 +217,7 @@ def test_a_failure_is_charged_to_its_own_datagram(limit: int, bad: int, loop: Ul
     server = Server.bind(loop, (IPV4, 0), queue_limit=limit)
     with udp(to=server) as client:
         server.then = lambda batch: server.reply_each(
-            Batch(batch.data * 6, batch.senders * 6, batch.controls * 6),
+            repeated(batch, 6),
             [b"x" * 70_000 if number == bad else b"answer %d" % number for number in range(6)],
         )
         client.send(b"x")
@@ -236,8 +240,8 @@ def test_replies_of_any_bytes(behind_another: bool, size: int, loop: Uloop) -> N
         def answer(batch: Batch) -> None:
             if behind_another:
                 server.send(b"first", client.getsockname())
-            two = Batch(batch.data * 2, batch.senders * 2, batch.controls * 2)
-            server.reply_each(two, [bytearray(b"xx"), b"y" * size])
+            replies: list[Any] = [bytearray(b"xx"), b"y" * size]
+            server.reply_each(repeated(batch, 2), replies)
 
         server.then = answer
         client.send(b"x")

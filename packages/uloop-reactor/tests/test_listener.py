@@ -563,9 +563,9 @@ def test_admit_leaves_clients_waiting_until_it_lets_them_in(
 def test_a_connection_that_closes_has_admit_asked_at_once(
     loop: Uloop, listen: Callable[..., TcpListener], connect: Callable[[Listener], socket.socket]
 ) -> None:
-    inside: list[set[object]] = []
-    listener = listen(admit=lambda: not inside[0])
-    inside.append(listener.connections)
+    listeners: list[Listener] = []
+    listener = listen(admit=lambda: not listeners[0].connections)
+    listeners.append(listener)
     first = connect(listener)
     run_until(loop, lambda: listener.connections)
     connect(listener)
