@@ -250,10 +250,10 @@ def test_a_full_backend_costs_one_client_a_try(
         listener._factory = Stream
 
         def close_streams() -> None:
-            while listener.connections:
-                stream = listener.connections.pop()
+            for stream in listener.connections:
                 assert isinstance(stream, Stream)
                 stream.abort()
+            listener._connections.clear()  # the loop will not tell it any more
 
         undo.callback(close_streams)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

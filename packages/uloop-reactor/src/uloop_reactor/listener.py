@@ -135,9 +135,9 @@ class Listener:
         loop.add(sock, UEvent.poll_in, self)
 
     @property
-    def connections(self) -> set[Any]:
-        """Those that are open now: what the factory has made. They may be closed while one looks at it."""
-        return set(self._connections)
+    def connections(self) -> frozenset[Any]:
+        """Those that are open now: what the factory has made. They may be closed while one looks at them."""
+        return frozenset(self._connections)
 
     def fileno(self) -> int:
         """The descriptor it listens on; -1 once it is closed."""
