@@ -95,10 +95,17 @@ def test_dual_stack_is_ipv4_where_there_is_nothing_else(
 
 @needs_ipv6
 def test_ipv6_alone_leaves_the_port_of_ipv4_free(loop: Uloop, listen: Callable[..., TcpListener]) -> None:
-    listener = listen("::")
-    assert is_reached(loop, listener, "::1")
-    assert not is_reached(loop, listener, "127.0.0.1")
-    assert listen("0.0.0.0", listener.address[1]).address[1] == listener.address[1]
+    for tries_left in reversed(range(10)):
+        listener = listen("::")
+        assert is_reached(loop, listener, "::1")
+        assert not is_reached(loop, listener, "127.0.0.1")
+        try:
+            assert listen("0.0.0.0", listener.address[1]).address[1] == listener.address[1]
+        except OSError:  # another program has it in IPv4
+            if not tries_left:
+                raise
+        else:
+            break
 
 
 def test_dual_stack_of_one_address_is_refused(listen: Callable[..., TcpListener]) -> None:
