@@ -626,8 +626,8 @@ class DatagramSocket:
                 break
 
     def _without_too_long(self, batch: Batch) -> Batch:
-        places = {place for place, data in enumerate(batch.data) if len(data) > self._max_size}
-        for place in sorted(places):
+        places = [place for place, data in enumerate(batch.data) if len(data) > self._max_size]
+        for place in places:
             if not self._closed:
                 self._report(_too_long(self._max_size), self._calls.address_of(batch.senders[place]))
         return batch.without(places)

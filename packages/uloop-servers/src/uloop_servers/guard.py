@@ -201,6 +201,7 @@ class Guard:
         """What is against a datagram, but for the rate; and its source."""
         if isinstance(sender, bytes):
             address, port = endpoint(sender)
+            address = _unmapped_address(address)
         else:
             address, port = _packed(sender[0]), sender[1]
         verdict, source = self._judge(address)
@@ -254,7 +255,6 @@ class Rules(NamedTuple):
 
 def _judge(access: AccessList, address: bytes) -> Judgement:
     """Takes 0.5 us and more, so the guard remembers what comes out."""
-    address = _unmapped_address(address)
     first = address[0]
     if len(address) == 4:
         source = address

@@ -219,6 +219,20 @@ class Connection(Stream):
         self.abort()
         self._leave()
 
+    def _answer(self, size: int) -> bytes | None:
+        """The answer to so many bytes, as if it were sent; if there is none, it is the end."""
+        server = self._server
+        answer = server.answer(b"", NO_ARRIVAL, server.source)
+        self.last_heard = server.crowd.now
+        server.received_bytes += size
+        if answer is None:
+            server.tally[Count.UNREADY] += 1
+            self.close()
+        else:
+            server.answered += 1
+            server.sent_bytes += len(answer)
+        return answer
+
     def _leave(self) -> None:
         server = self._server
         host = server.crowd.leave(self)
@@ -264,20 +278,6 @@ class Conversation(Connection):
         if answer is not None:
             self.write(answer)
 
-    def _answer(self, size: int) -> bytes | None:
-        """The answer to so many bytes, as if it were sent; if there is none, it is the end."""
-        server = self._server
-        answer = server.answer(b"", NO_ARRIVAL, server.source)
-        self.last_heard = server.crowd.now
-        server.received_bytes += size
-        if answer is None:
-            server.tally[Count.UNREADY] += 1
-            self.close()
-        else:
-            server.answered += 1
-            server.sent_bytes += len(answer)
-        return answer
-
 
 class LastWord(Connection):
     """The client is told once, unasked, and the connection ends."""
@@ -285,16 +285,11 @@ class LastWord(Connection):
     __slots__ = ()
 
     def on_connect(self) -> None:
-        server = self._server
-        answer = server.answer(b"", NO_ARRIVAL, server.source)
-        if answer is None:
-            server.tally[Count.UNREADY] += 1
-        else:
+        answer = self._answer(0)
+        if answer is not None:
             self.write(answer)
-            server.answered += 1
-            server.sent_bytes += len(answer)
         self.close()
-        server.crowd.may_leave(self)
+        self._server.crowd.may_leave(self)
 
 
 class TcpServer:
