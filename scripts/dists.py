@@ -13,6 +13,7 @@ import sys
 import tarfile
 import tempfile
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,8 +92,9 @@ def serve(python: Path) -> None:
     )
     try:
         assert server.stderr is not None
-        for _ in range(2):
-            run(command, "ask", server.stderr.readline().split()[-1])
+        serving = (line for line in server.stderr if ": serving " in line)  # there may be warnings as well
+        for line in islice(serving, 2):
+            run(command, "ask", line.split()[-1])
     finally:
         server.send_signal(TERMINATE)
         exit_code = server.wait(30)

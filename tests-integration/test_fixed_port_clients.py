@@ -56,8 +56,12 @@ class Network:
         pid = self.server.stdout.readline().strip()
         self.enter = [pid if word == "PID" else word for word in enter]
         self.end = [*self.enter, "kill", pid]
-        ready = [self.server.stdout.readline() for _ in endpoints]
-        assert all(": serving " in line for line in ready), ready
+        missing, said = len(endpoints), ""
+        while missing:
+            line = self.server.stdout.readline()  # there may be warnings as well
+            assert line, f"the server has ended; it said {said}"
+            said += line
+            missing -= ": serving " in line
 
     def run(self, *command: str) -> str:
         """What a client prints that runs in this network."""

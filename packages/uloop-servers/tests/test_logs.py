@@ -428,7 +428,8 @@ if sys.platform != "win32":  # where nobody can look at a pipe
                 socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
             ):
                 client.settimeout(20)
-                client.connect(("127.0.0.1", int(log.readline().rpartition(":")[2])))
+                ready = next(line for line in log if ": serving " in line)  # there may be warnings as well
+                client.connect(("127.0.0.1", int(ready.rpartition(":")[2])))
 
                 def hang_up_and_ask() -> None:
                     server.send_signal(signal.SIGHUP)

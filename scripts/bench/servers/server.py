@@ -36,7 +36,8 @@ def on_core(core: int | None) -> Iterator[None]:
 class Server:
     """Starts a server, waits until it says where it can be asked, and ends it.
 
-    It says so as our own server does: a line on standard error that ends with the port.
+    It says so as our own server does: a line on standard error with "serving", which ends with the port.
+    There may be warnings before it.
 
     Raises:
         RuntimeError: it did not come up; with what it had to say.
@@ -48,25 +49,27 @@ class Server:
                 command,
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
+                bufsize=0,  # so that select knows of every line that is still to be read
                 env=environment,
                 start_new_session=True,  # a group of its own, which can be ended with all that it has forked
             )
         assert self._process.stderr is not None
         self._log = self._process.stderr
-        line = self._first_line()
-        if "serving" not in line:
+        said = self._said_first()
+        if "serving" not in said:
             self.end()
-            raise RuntimeError(f"it did not come up: {line or 'it said nothing'}")
-        self.port = int(line.rpartition(":")[2])
+            raise RuntimeError(f"it did not come up: {said.strip() or 'it said nothing'}")
+        self.port = int(said.rpartition(":")[2])
 
-    def _first_line(self) -> str:
-        if not select.select([self._log], [], [], PATIENCE)[0]:
-            return ""
-        line = self._log.readline().decode("utf-8", "replace")
-        if "serving" not in line:
-            self.kill()
-            line += self._log.read().decode("utf-8", "replace")
-        return line.strip()
+    def _said_first(self) -> str:
+        """What it says up to the line that it serves, or to its end, or until our patience is over."""
+        said = ""
+        while "serving" not in said and select.select([self._log], [], [], PATIENCE)[0]:
+            line = self._log.readline().decode("utf-8", "replace")
+            if not line:
+                break  # it has ended
+            said += line
+        return said
 
     def processes(self) -> list[int]:
         """The ids of its process and of those that it has forked."""

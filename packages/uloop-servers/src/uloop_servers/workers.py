@@ -201,7 +201,8 @@ class Supervisor:
         self._draining = False
         self._closed = False
         self._timers: list[Timer] = [loop.call_every(CHECK_INTERVAL, self._check_heartbeats)]
-        loop.call_soon(self._start_all)
+        for place in self._places:
+            loop.call_soon(self._start_unless_draining, place)
 
     def reconfigure(self, settings: Settings) -> None:
         """Hand new settings to all workers, and to those that will take their places."""
@@ -263,10 +264,9 @@ class Supervisor:
 
     # The life of a worker
 
-    def _start_all(self) -> None:
-        for place in self._places:
-            if not self._draining:
-                self._start(place)
+    def _start_unless_draining(self, place: Place) -> None:
+        if not self._draining:
+            self._start(place)
 
     def _start(self, place: Place) -> None:
         if sys.platform == "win32":
@@ -374,11 +374,7 @@ class Supervisor:
         if not place.stuck:
             place.stuck = True
             log.error("worker %d %s; trying again", place.number, how)
-        self._loop.call_later(place.pause(), self._try_again, place)
-
-    def _try_again(self, place: Place) -> None:
-        if not self._draining:
-            self._start(place)
+        self._loop.call_later(place.pause(), self._start_unless_draining, place)
 
     def _has_given_up(self, place: Place, how: str) -> bool:
         """Rule 3, after a failure of this place."""
