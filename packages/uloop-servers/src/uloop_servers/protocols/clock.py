@@ -15,6 +15,7 @@ one included.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 
 from ..timesource import SECOND, TimeSource
 from .answers import refusal
@@ -22,6 +23,7 @@ from .answers import refusal
 __all__ = ["ANSWER_LENGTH", "answer", "read_answer", "refusal"]
 
 ANSWER_LENGTH = 26
+MILLISECOND = SECOND // 1000
 
 
 def answer(request: bytes, arrival: int, source: TimeSource) -> bytes:
@@ -33,27 +35,32 @@ def answer(request: bytes, arrival: int, source: TimeSource) -> bytes:
         source: what time it is.
     """
     now = source.now()
-    whose, second, form = _latest
-    fraction = now - second
-    if whose is not source or not 0 <= fraction < SECOND:
-        fraction, form = _begin_second(source, now)
-    return form % (fraction // 1000)
+    whose, begin, beginning = _latest
+    passed = now - begin
+    if whose is not source or not 0 <= passed < MILLISECOND:
+        passed, beginning = _begin_millisecond(source, now)
+    return beginning + _DIGITS[passed // 1000]
 
 
-# To convert a time to the local zone costs more than all the rest: 1.3 us, where an answer from what is kept
-# here costs 0.3. An answer of the same second of UTC has the same beginning, since a zone changes its offset
-# between two seconds, never within one. One is enough, because a process has one source.
-#: of whom, the second, in ns, and its answers but for the microseconds
+# To write all of a time costs 1.4 us, where an answer from what is kept here costs 0.15: at 100,000 answers a
+# second, a hundred have the same beginning. One is enough, because a process has one source.
+#: of whom, the millisecond, in ns, and what its answers begin with
 _latest: tuple[TimeSource | None, int, bytes] = (None, 0, b"")
+_DIGITS = [b"%03d" % number for number in range(1000)]
 
 
-def _begin_second(source: TimeSource, now: int) -> tuple[int, bytes]:
+def _begin_millisecond(source: TimeSource, now: int) -> tuple[int, bytes]:
     global _latest
     fraction = now % SECOND
-    text = source.local(now - fraction).replace(tzinfo=None).isoformat(" ")
-    form = text.encode("ascii") + b".%06d"
-    _latest = source, now - fraction, form
-    return fraction, form
+    milliseconds, passed = divmod(fraction, MILLISECOND)
+    beginning = b"%b.%b" % (_text_of_second(source, now - fraction), _DIGITS[milliseconds])
+    _latest = source, now - passed, beginning
+    return passed, beginning
+
+
+@lru_cache(maxsize=1)  # a zone changes its offset between two seconds, never within one
+def _text_of_second(source: TimeSource, second: int) -> bytes:
+    return source.local(second).replace(tzinfo=None).isoformat(" ").encode("ascii")
 
 
 def read_answer(data: bytes) -> datetime:
