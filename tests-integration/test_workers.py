@@ -310,11 +310,11 @@ kind, file, *arguments = sys.argv[1:]
 workers.PAUSES = (0.01,)
 
 def refuse(call, error):
-    def refusing():
+    def refusing(*args):
         if os.path.exists(file):
             os.write(2, b"tried\\n")
             raise OSError(error, os.strerror(error))
-        return call()
+        return call(*args)
     return refusing
 
 def crash():
@@ -326,11 +326,13 @@ if kind == "no process":
     os.fork = refuse(os.fork, errno.EAGAIN)
 elif kind == "no descriptor":
     socket.socketpair = refuse(socket.socketpair, errno.EMFILE)
+elif kind == "no watch":
+    workers.Channel = refuse(workers.Channel, errno.ENOSPC)  # of epoll_ctl(2)
 else:
     os.register_at_fork(after_in_child=crash)
 sys.exit(cli.main(["serve", *arguments]))
 """
-KINDS = ["no process", "no descriptor", "crash"]
+KINDS = ["no process", "no descriptor", "no watch", "crash"]
 
 
 def wait_for_tries(program: Any, count: int) -> None:

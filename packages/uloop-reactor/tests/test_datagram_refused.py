@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +106,40 @@ def test_a_refusal_that_passes_changes_nothing(
             exchange(loop, server, 2)
         exchange(loop, server, 2)
     assert not server._calls.given_up  # type: ignore[attr-defined]
+    server.close()
+
+
+class Sender(Echo):
+    """Answers its connected peer, whom it does not name."""
+
+    def on_datagram(self, data: bytes, sender: Address) -> None:
+        self.data.append(data)
+        self.send(data)
+
+
+@needs_mmsg
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+@pytest.mark.parametrize("connected", [False, True])
+def test_nothing_for_a_unix_peer_is_lost(
+    connected: bool, number: int, loop: Uloop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = Refusing(number)
+    monkeypatch.setattr(mmsg, "_sendmmsg", refusing)
+    sent = [b"%d" % number for number in range(5)]  # a Unix peer's queue holds ten
+    assert mmsg.UNIX is not None
+    with socket.socket(mmsg.UNIX, socket.SOCK_DGRAM) as client:
+        client.bind(str(tmp_path / "client"))
+        client.settimeout(30)
+        if connected:
+            server: Echo = Sender.connect(loop, str(tmp_path / "client"))
+        else:
+            server = Echo.bind(loop, str(tmp_path / "server"))
+        for data in sent:
+            client.sendto(data, server.address)
+        run_until(loop, lambda: len(server.data) == len(sent) and server.queued == 0)
+        assert [client.recv(100) for _ in sent] == sent
+    assert refusing.calls
+    assert server.errors == []
     server.close()
 
 

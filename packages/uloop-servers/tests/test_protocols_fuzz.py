@@ -77,8 +77,7 @@ sources = st.builds(Anywhere, moments, qualities, zones)
 def test_every_answer_is_made_without_an_error(request: bytes, arrival: int, source: TimeSource) -> None:
     assert len(clock.answer(request, arrival, source)) == 26
     assert len(time_protocol.answer(request, arrival, source)) == 4
-    reply = ntp.answer(request, arrival, source)
-    assert reply is None if len(request) < 48 else reply is not None and len(reply) == 48
+    assert len(ntp.answer(request.ljust(48, b"."), arrival, source)) == 48
     for layout in daytime.FORMATS:
         line = daytime.answer(request, arrival, source, layout)
         assert line.endswith(b"\r\n")
@@ -123,7 +122,6 @@ def test_ntp_times_survive_the_wire(now: int, near: int, quality: Quality) -> No
         return
     question = ntp.request(near)
     told = ntp.answer(question.data, now, Anywhere(now, quality, UTC))
-    assert told is not None
     try:
         reply = ntp.read_answer(told, question)
     except ntp.KissError as kiss:

@@ -49,16 +49,8 @@ def test_all_that_it_is_told(manager: socket.socket) -> None:
     assert told(manager) == ["WATCHDOG=1"]
     notifier.stopping()
     assert told(manager) == ["STOPPING=1"]
-    notifier.status("serving 3 endpoints")
-    assert told(manager) == ["STATUS=serving 3 endpoints"]
     notify("A=1", "B=2")
     assert told(manager) == ["A=1", "B=2"]
-
-
-@UNIX_SOCKETS
-def test_a_status_cannot_say_more_than_a_status(manager: socket.socket) -> None:
-    Notifier().status("fine\nREADY=1\r\nMAINPID=1")
-    assert told(manager) == ["STATUS=fine READY=1 MAINPID=1"]
 
 
 @UNIX_SOCKETS

@@ -239,13 +239,14 @@ class DatagramSocket:
                 empty one is all IPv4 addresses. A name is looked up, which blocks. Or the path
                 of a Unix socket, whose file is removed again when the socket is closed. The file
                 of a server that died is replaced.
-            reuse_port: let other processes bind the same address, and share what arrives (SO_REUSEPORT).
+            reuse_port: let other sockets that ask for it too bind the same address, and have the kernel deal
+                out the peers among them.
             options: as for the constructor. A class whose constructor takes more may have a
                 ``bind`` of its own, or be called with a socket.
 
         Raises:
             OSError: the address is in use, not ours, or not found.
-            ValueError: the platform has no Unix datagram sockets, or no SO_REUSEPORT.
+            ValueError: the platform has no Unix datagram sockets, or does not share a port among sockets.
         """
         sock, file = bound_socket(address, reuse_port)
         return cls._with(loop, sock, file, options)

@@ -185,8 +185,7 @@ class Batches(OneByOne):
     ) -> tuple[int, OSError | None]:
         if self.given_up or len(data) == 1:
             return super().send(data, peers, ancillaries)
-        if not self.raw:
-            peers = tuple(map(self.name_of, peers))
+        names = peers if self.raw else tuple(map(self.name_of, peers))
         merge = self.merge and not self.unmerged
         if self.unmerged:
             self.unmerged -= 1
@@ -194,7 +193,7 @@ class Batches(OneByOne):
         try:
             try:
                 # As a rule all have come with recvmmsg. To look at each before would cost 0.03 us.
-                sent = self.outgoing.send(self.fileno, data, peers, controls, merge)
+                sent = self.outgoing.send(self.fileno, data, names, controls, merge)
             except TypeError:
                 names = tuple(map(self.name_of, peers))
                 sent = self.outgoing.send(self.fileno, data, names, controls, merge)

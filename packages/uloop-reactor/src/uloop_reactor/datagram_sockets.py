@@ -12,6 +12,7 @@ from typing import Any
 
 from . import mmsg
 from .mmsg import UNIX
+from .port_sharing import option_to_share_a_port
 from .socket_file import SocketFile, remove_dead_socket
 
 __all__ = ["Address", "bound_socket", "connected_socket", "numeric"]
@@ -70,9 +71,7 @@ def bound_socket(address: Address, reuse_port: bool) -> tuple[socket.socket, Soc
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if reuse_port:
-            if not hasattr(socket, "SO_REUSEPORT"):
-                raise ValueError("this platform has no SO_REUSEPORT")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.setsockopt(socket.SOL_SOCKET, option_to_share_a_port(), 1)
         file = _bind(sock, address)
         undo.pop_all()
     return sock, file

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uloop_events import UEvent
 
 from .backoff import LONGEST_PAUSE, pause_after
+from .port_sharing import option_to_share_a_port
 from .socket_file import AF_UNIX, SocketFile, remove_dead_socket
 
 if TYPE_CHECKING:
@@ -410,7 +411,7 @@ def _listen_on_tcp(
         raise ValueError(f"address must be a pair of host and port (0 to 65535), not {address!r}") from None
     if dual_stack and host not in (None, "", "::"):
         raise ValueError(f"dual_stack is for the host None or '::', not {host!r}")
-    sharing = _option_to_share_a_port() if reuse_port else None
+    sharing = option_to_share_a_port() if reuse_port else None
     try:
         if not host:
             dual_stack = dual_stack and socket.has_dualstack_ipv6()
@@ -437,19 +438,6 @@ def _listen_on_tcp(
     except OSError as error:
         # Of the same type and number, and with the address, which the system's own lack.
         raise type(error)(error.errno, f"cannot listen on {host!r}, port {port}: {error.strerror}") from error
-
-
-def _option_to_share_a_port() -> int:
-    """The option that has the kernel deal out connections among the sockets of a port.
-
-    macOS and the other BSDs have SO_REUSEPORT too, but there it gives all of them to one of
-    the sockets: workers would idle, and nobody would know why.
-    """
-    if sys.platform.startswith("linux"):
-        return socket.SO_REUSEPORT
-    if sys.platform.startswith("freebsd"):
-        return getattr(socket, "SO_REUSEPORT_LB", 0x00010000)
-    raise ValueError(f"reuse_port: {sys.platform} does not share the connections of a port among sockets")
 
 
 # Unix sockets

@@ -66,14 +66,13 @@ class Turns:
         self.timers = TimerQueue()
         self.soon: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self.health = Health(self.registry.table, self.time())
-        # A virtual clock has no hurry, and every wait costs it a look at the sockets.
+        # A virtual clock has no hurry: it takes no naps, and every wait costs it a look at the sockets.
         self.longest_wait = 10.0 if clock is None else LONGEST_WAIT
         self.stopping = False
         self.on_error: Callable[[Exception, object], object] | None = None
         self.elsewhere: set[Future[Any]] = set()  # calls on threads, which the loop waits for
         self._clock = clock
-        # A virtual clock has no hurry, and one that ticks every 16 ms, as Windows' did before Python 3.13,
-        # cannot tell a nap.
+        # A clock that ticks every 16 ms, as Windows' did before Python 3.13, cannot tell a nap.
         exact = clock is None and time.get_clock_info("monotonic").resolution < NAP
         self._longest_nap = NAP if exact else 0.0
         self._asleep = False

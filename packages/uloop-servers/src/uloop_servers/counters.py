@@ -44,10 +44,9 @@ class Count(IntEnum):
     LENGTH = 16  #: NTP: no packet has such a length
     VERSION = 17  #: NTP: a version that we do not speak
     MODE = 18  #: NTP: not a client's question
-    UNREADY = 19  #: the time is not known
 
 
-REFUSALS = tuple(Count(number) for number in range(Count.FORM, Count.UNREADY + 1))
+REFUSALS = tuple(Count(number) for number in range(Count.FORM, Count.MODE + 1))
 
 
 class Vital(IntEnum):

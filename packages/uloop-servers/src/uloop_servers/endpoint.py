@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
+from uloop_reactor.port_sharing import option_to_share_a_port
+
 __all__ = ["SCHEMES", "Endpoint", "Scheme"]
 
 
@@ -120,7 +122,7 @@ class Endpoint:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             _claim_address(sock)
             if share:
-                sock.setsockopt(socket.SOL_SOCKET, _option_to_share_a_port(), 1)
+                sock.setsockopt(socket.SOL_SOCKET, _option_for_workers(), 1)
             sock.bind(address)
             if self.kind == socket.SOCK_STREAM:
                 sock.listen(BACKLOG)
@@ -141,13 +143,11 @@ def _claim_address(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
-def _option_to_share_a_port() -> int:
-    # macOS and NetBSD know SO_REUSEPORT as well, and give all to the last one.
-    if sys.platform == "linux":
-        return socket.SO_REUSEPORT
-    if sys.platform.startswith("freebsd"):
-        return 0x00010000  # SO_REUSEPORT_LB, <sys/socket.h>
-    raise ValueError(f"several workers cannot share a port on {sys.platform}; use one")
+def _option_for_workers() -> int:
+    try:
+        return option_to_share_a_port()
+    except ValueError:
+        raise ValueError(f"several workers cannot share a port on {sys.platform}; use one") from None
 
 
 def _is_ipv6(host: str) -> bool:

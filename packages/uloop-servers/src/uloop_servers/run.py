@@ -28,7 +28,7 @@ from . import kernel_clock, logs, privileges, systemd
 from .config import ConfigError, Settings, renew
 from .counters import Ledger
 from .endpoint import Endpoint
-from .service import Service, descriptors, own_reference
+from .service import Service, descriptors, most_connections, own_reference
 
 __all__ = ["READY", "obey_signals", "serve"]
 
@@ -109,7 +109,7 @@ def _run(
             host, port = admin_socket.getsockname()[:2]
             log.info("metrics at %s/metrics", Endpoint("http", host, port))
         warn_of_the_clock(settings, body.schemes)
-        warn_of_few_descriptors(settings, loop.backend)
+        warn_of_few_descriptors(settings, loop.backend, len(sets[0]))
         notifier.ready()
         interval = systemd.watchdog_interval()
         if interval is not None:
@@ -171,11 +171,16 @@ def warn_of_the_clock(settings: Settings, schemes: Collection[str]) -> None:
         )
 
 
-def warn_of_few_descriptors(settings: Settings, backend: str) -> None:
+def warn_of_few_descriptors(settings: Settings, backend: str, endpoints: int) -> None:
     """Say that there cannot be as many connections as were asked for, if so."""
-    wanted, most = settings.max_connections, descriptors(backend)
-    if wanted is not None and wanted >= most:
-        log.warning("--max-connections %d is more than the %d descriptors that there are", wanted, most)
+    wanted, most = settings.max_connections, most_connections(settings, backend, endpoints)
+    if wanted is not None and wanted > most:
+        log.warning(
+            "--max-connections %d is more than the %d for which there are descriptors (%d in all)",
+            wanted,
+            most,
+            descriptors(backend),
+        )
 
 
 def obey_signals(loop: Uloop, drain: Callable[[], object], give_up: Callable[[], object]) -> None:

@@ -29,7 +29,7 @@ from .udp import UdpServer
 if sys.platform != "win32":
     import resource
 
-__all__ = ["SLOWEST_HEARTBEAT", "Service", "descriptors", "open_server", "own_reference"]
+__all__ = ["SLOWEST_HEARTBEAT", "Service", "descriptors", "most_connections", "open_server", "own_reference"]
 
 log = logging.getLogger("uloop.servers")
 
@@ -40,7 +40,9 @@ SPARE_DESCRIPTORS = 32  # for everything that is not a connection
 FEWEST_SPARE = 16  # of these: our own, without the endpoints
 SPARE_FOR_METRICS = 64  # as many as there may be of its connections
 LOOK = 0.05  # seconds between two looks at who is left, in the end
-LEAVE = 1.0  # seconds that a client has in the end to finish what it is at
+#: seconds that a client has in the end to finish what it is at; and who was heard before the end may have
+#: been heard a heartbeat later than is known
+LEAVE = 1.0
 SLOWEST_HEARTBEAT = 10.0  # seconds after which a loop does not turn any more
 
 
@@ -156,7 +158,7 @@ class Service:
         for connection in list(self._crowd.connections):
             if elapsed >= self._settings.grace or (elapsed >= 1.5 * LEAVE and not connection.unsent):
                 connection.abort()
-            elif elapsed >= LEAVE or now - connection.last_heard >= LEAVE:
+            elif elapsed >= LEAVE or now - connection.last_heard >= LEAVE + HEARTBEAT:
                 connection.close()
         self._let_in_who_waits()
         if elapsed >= LEAVE:
@@ -255,14 +257,9 @@ class Service:
 
         Below that, a client who can have none would be accepted by nobody and seen by nobody.
         """
+        most = most_connections(self._settings, self.loop.backend, len(self.endpoints))
         wanted = self._settings.max_connections
-        most = descriptors(self.loop.backend)
-        if wanted is not None:
-            return max(min(wanted, most - FEWEST_SPARE - len(self.endpoints)), 1)
-        spare = max(SPARE_DESCRIPTORS, FEWEST_SPARE + len(self.endpoints))
-        if self._settings.metrics is not None:
-            spare += SPARE_FOR_METRICS
-        return max(most - spare, 1)
+        return most if wanted is None else min(wanted, most)
 
     def _reference(self) -> Reference:
         if self._settings.follow is not None:
@@ -335,6 +332,20 @@ def own_reference(settings: Settings) -> Reference:
     """Who says how good the clock is, if no daemon is followed."""
     stratum = {} if settings.stratum is None else {"stratum": settings.stratum}
     return LocalReference(**stratum) if settings.trust_local_clock else KernelReference(**stratum)
+
+
+def most_connections(settings: Settings, backend: str, endpoints: int) -> int:
+    """How many the descriptors allow at once, at least one.
+
+    Parameters:
+        endpoints: how many there are.
+    """
+    spare = FEWEST_SPARE + endpoints
+    if settings.max_connections is None:
+        spare = max(spare, SPARE_DESCRIPTORS)
+    if settings.metrics is not None:
+        spare += SPARE_FOR_METRICS
+    return max(descriptors(backend) - spare, 1)
 
 
 def descriptors(backend: str) -> int:

@@ -80,10 +80,6 @@ class Notifier:
         """It is alive."""
         notify("WATCHDOG=1")
 
-    def status(self, text: str) -> None:
-        """Have ``systemctl status`` show a text of one line."""
-        notify(f"STATUS={' '.join(text.splitlines())}")
-
 
 def watchdog_interval() -> float | None:
     """How long ``Notifier.watchdog`` may be missing, in seconds, before systemd ends this process.

@@ -93,6 +93,8 @@ class Crowd:
         """To be called twice a second or so."""
         self.now = self._loop.time()
         self.count()
+        if len(self.connections) < self.limit:
+            self._silent.clear()  # nobody has to make room, and who has left is not to be kept
         if self.now >= self._next_sweep:
             self._next_sweep = self.now + self.idle_timeout / 100
             self._close_idle()
@@ -219,18 +221,14 @@ class Connection(Stream):
         self.abort()
         self._leave()
 
-    def _answer(self, size: int) -> bytes | None:
-        """The answer to so many bytes, as if it were sent; if there is none, it is the end."""
+    def _answer(self, size: int) -> bytes:
+        """The answer to so many bytes, counted as sent."""
         server = self._server
         answer = server.answer(b"", NO_ARRIVAL, server.source)
         self.last_heard = server.crowd.now
         server.received_bytes += size
-        if answer is None:
-            server.tally[Count.UNREADY] += 1
-            self.close()
-        else:
-            server.answered += 1
-            server.sent_bytes += len(answer)
+        server.answered += 1
+        server.sent_bytes += len(answer)
         return answer
 
     def _leave(self) -> None:
@@ -262,21 +260,18 @@ class Conversation(Connection):
             self._received_eof()
             return
         answer = self._answer(size)
-        if answer is not None:
-            try:
-                sent = self._sock.send(answer)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError as error:
-                self._send_failed(error)
-                return
-            if sent != len(answer):
-                self._enqueue(memoryview(answer)[sent:])
+        try:
+            sent = self._sock.send(answer)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._send_failed(error)
+            return
+        if sent != len(answer):
+            self._enqueue(memoryview(answer)[sent:])
 
     def on_data(self, data: bytes, /) -> None:
-        answer = self._answer(len(data))
-        if answer is not None:
-            self.write(answer)
+        self.write(self._answer(len(data)))
 
 
 class LastWord(Connection):
@@ -285,9 +280,7 @@ class LastWord(Connection):
     __slots__ = ()
 
     def on_connect(self) -> None:
-        answer = self._answer(0)
-        if answer is not None:
-            self.write(answer)
+        self.write(self._answer(0))
         self.close()
         self._server.crowd.may_leave(self)
 

@@ -80,18 +80,14 @@ class UdpServer(DatagramSocket):
             if not batch:
                 return
         answers = self._answers_to(batch)
-        if answers is None:
-            tally[Count.UNREADY] += len(batch)
-            return
         self.reply_each(batch, answers)
         tally[Count.ANSWERED] += len(answers)
         tally[Count.SENT_BYTES] += len(answers) * len(answers[0])  # at one moment, all are equally long
 
-    def _answers_to(self, batch: Batch) -> Sequence[bytes] | None:
+    def _answers_to(self, batch: Batch) -> Sequence[bytes]:
         source = self._source
         if self._protocol.answers is None:  # all are told the same
-            answer = self._answer(b"", batch.read_at, source)
-            return None if answer is None else [answer] * len(batch)
+            return [self._answer(b"", batch.read_at, source)] * len(batch)
         stamps = self.arrivals_of(batch)
         unknown = stamps.count(None)
         self._tally[Count.PROGRAM_TIMESTAMPS] += unknown

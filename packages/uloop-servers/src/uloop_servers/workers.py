@@ -236,11 +236,7 @@ class Supervisor:
             if place.channel is not None:
                 place.channel.abort()
             if place.pid:
-                try:
-                    os.waitpid(place.pid, 0)
-                except ChildProcessError:
-                    pass  # see reap
-                place.vacate()
+                _reap(place)
         self._cancel_timers()
 
     # Health
@@ -288,8 +284,15 @@ class Supervisor:
             ours.close()
             self._has_not_started(place, error)
         else:
-            place.stuck = False
-            place.channel = Channel(self._loop, ours, place, self)
+            try:
+                place.channel = Channel(self._loop, ours, place, self)
+            except (OSError, ValueError) as error:  # the backend cannot watch one more
+                ours.close()
+                _kill(place)
+                _reap(place)
+                self._has_not_started(place, error)
+            else:
+                place.stuck = False
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
@@ -318,7 +321,7 @@ class Supervisor:
     def is_ready(self, place: Place) -> None:
         """Its worker has said so."""
         place.ready = True
-        if self._ready is not None and all(one.ready for one in self._places):
+        if self._ready is not None and not self._draining and all(one.ready for one in self._places):
             ready, self._ready = self._ready, None
             ready()
 
@@ -365,10 +368,10 @@ class Supervisor:
             self.restarts += 1
             self._start(place)
 
-    def _has_not_started(self, place: Place, error: OSError) -> None:
+    def _has_not_started(self, place: Place, error: OSError | ValueError) -> None:
         """There are too many processes or descriptors, or there is too little memory."""
         place.failures += 1
-        how = f"could not be started ({error.strerror})"
+        how = f"could not be started ({getattr(error, 'strerror', None) or error})"
         if self._has_given_up(place, how):
             return
         if not place.stuck:
@@ -493,7 +496,21 @@ def _how_it_ended(code: int) -> str:
 def _kill(place: Place) -> None:
     if sys.platform == "win32":
         raise NotImplementedError(UNSHARED)
-    os.kill(place.pid, signal.SIGKILL)  # until it is reaped the number is nobody else's
+    try:
+        os.kill(place.pid, signal.SIGKILL)  # until it is reaped the number is nobody else's
+    except ProcessLookupError:
+        pass  # it has ended, and where SIGCHLD is ignored, the kernel has reaped it
+
+
+def _reap(place: Place) -> None:
+    """Wait for the end of a worker that was killed."""
+    if sys.platform == "win32":
+        raise NotImplementedError(UNSHARED)
+    try:
+        os.waitpid(place.pid, 0)
+    except ChildProcessError:
+        pass  # see Supervisor.reap
+    place.vacate()
 
 
 def _leave_signals_to_the_parent() -> None:

@@ -14,8 +14,8 @@ from . import clock, daytime, ntp, time_protocol
 
 __all__ = ["PROTOCOLS", "Answer", "Answers", "TimeProtocol"]
 
-#: from a request, its arrival in ns since the epoch, and the time; ``None`` for no answer
-Answer = Callable[[bytes, int, TimeSource], bytes | None]
+#: from a request, its arrival in ns since the epoch, and the time
+Answer = Callable[[bytes, int, TimeSource], bytes]
 #: the same for several requests, each with its arrival
 Answers = Callable[[Sequence[bytes], Sequence[int], TimeSource], Sequence[bytes]]
 

@@ -134,15 +134,20 @@ def refusal(datagram: bytes, port: int) -> Count | None:
     return None
 
 
-def answer(request: bytes, arrival: int, source: TimeSource) -> bytes | None:
-    """The answer to a question that :func:`refusal` has nothing against; ``None`` to what is no packet.
+def answer(request: bytes, arrival: int, source: TimeSource) -> bytes:
+    """The answer to a question that :func:`refusal` has nothing against.
 
     Parameters:
         request: the question.
         arrival: when it came, in ns since the epoch.
         source: what time it is, and how good.
+
+    Raises:
+        ValueError: it has not even the length of a packet.
     """
-    return answers((request,), (arrival,), source)[0] if len(request) >= PACKET_LENGTH else None
+    if len(request) < PACKET_LENGTH:
+        raise ValueError(f"a question has {PACKET_LENGTH} bytes or more, not {len(request)}")
+    return answers((request,), (arrival,), source)[0]
 
 
 def answers(requests: Sequence[bytes], arrivals: Sequence[int], source: TimeSource) -> list[bytes]:
