@@ -69,6 +69,7 @@ from .__about__ import __version__
 from .counters import REFUSALS, Count, Ledger, Vital
 from .endpoint import SCHEMES
 from .service import SLOWEST_HEARTBEAT
+from .timesource import LEAP_UNSYNCHRONISED
 
 __all__ = ["Admin", "Health"]
 
@@ -329,7 +330,9 @@ class Metrics(Collector):
         leap, stratum, dispersion = (
             max(vital[which] for vital in rows) for which in (Vital.LEAP, Vital.STRATUM, Vital.DISPERSION)
         )
-        yield _gauge("clock_synchronised", "Whether all workers trust the clock.", leap != UNSYNCHRONISED)
+        yield _gauge(
+            "clock_synchronised", "Whether all workers trust the clock.", leap != LEAP_UNSYNCHRONISED
+        )
         yield _gauge("clock_leap", "NTP's leap indicator.", leap)
         yield _gauge("clock_stratum", "NTP's stratum.", stratum)
         yield _gauge("clock_root_dispersion_seconds", "How wrong the clock may be.", dispersion / 1e9)
@@ -353,7 +356,6 @@ class Metrics(Collector):
 
 
 LABELS = ("protocol", "transport")
-UNSYNCHRONISED = 3  # a leap indicator, RFC 5905 §7.3
 
 
 def _labels(scheme: str) -> tuple[str, str]:

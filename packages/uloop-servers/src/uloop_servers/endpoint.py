@@ -10,7 +10,7 @@ from typing import Any
 
 from uloop_reactor.port_sharing import option_to_share_a_port
 
-__all__ = ["SCHEMES", "Endpoint", "Scheme"]
+__all__ = ["SCHEMES", "Bound", "Endpoint", "Scheme"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,10 @@ class Endpoint:
             sock.close()
             raise
         return sock, replace(self, port=sock.getsockname()[1])
+
+
+#: what a service needs to begin: each endpoint with its socket
+Bound = list[tuple[Endpoint, socket.socket]]
 
 
 def _claim_address(sock: socket.socket) -> None:

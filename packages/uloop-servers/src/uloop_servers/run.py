@@ -27,7 +27,7 @@ from uloop_reactor import Uloop, inherited_sockets
 from . import kernel_clock, logs, privileges, systemd
 from .config import ConfigError, Settings, renew
 from .counters import Ledger
-from .endpoint import Endpoint
+from .endpoint import Bound, Endpoint
 from .service import Service, descriptors, most_connections, own_reference
 
 __all__ = ["READY", "obey_signals", "serve"]
@@ -41,8 +41,6 @@ IMPATIENCE = 1.0  # seconds after which a second signal is meant as one
 STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if sys.platform == "win32":
     STOP_SIGNALS.append(signal.SIGBREAK)
-
-Bound = list[tuple[Endpoint, socket.socket]]
 
 
 class Body(Protocol):

@@ -22,6 +22,7 @@ from typing import Protocol
 from . import kernel_clock
 
 __all__ = [
+    "LEAP_UNSYNCHRONISED",
     "PHI",
     "SECOND",
     "UNSYNCHRONISED",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 SECOND = 1_000_000_000  # ns
+LEAP_UNSYNCHRONISED = 3  # the leap indicator of a clock that is not synchronised, RFC 5905, section 7.3
 PHI = 15e-6  # how many seconds a clock may drift in one, RFC 5905, section 7.2
 UPDATE_INTERVAL = 64 * SECOND  # how often a local clock counts as compared with itself, like chrony's
 LOCAL_DISPERSION = 1e-3  # seconds, for a clock that somebody vouches for
@@ -64,12 +66,17 @@ class Quality:
     @property
     def synchronised(self) -> bool:
         """Whether clients may set their clocks by it."""
-        return self.leap != 3
+        return self.leap != LEAP_UNSYNCHRONISED
 
 
 #: for a clock of which nothing is known; 16 seconds are MAXDISP, "as wrong as can be"
 UNSYNCHRONISED = Quality(
-    leap=3, stratum=16, reference_id=b"INIT", reference_time=0, root_delay=0.0, root_dispersion=16.0
+    leap=LEAP_UNSYNCHRONISED,
+    stratum=16,
+    reference_id=b"INIT",
+    reference_time=0,
+    root_delay=0.0,
+    root_dispersion=16.0,
 )
 
 

@@ -53,17 +53,17 @@ from uloop_reactor import Stream, Timer, Uloop
 
 from . import logs
 from .counters import Counters, Ledger, Vital
-from .endpoint import Endpoint
+from .endpoint import Bound
 from .service import SLOWEST_HEARTBEAT, Service
+from .timesource import LEAP_UNSYNCHRONISED
 
 if TYPE_CHECKING:
     from .config import Settings
 
-__all__ = ["Bound", "Supervisor", "Work", "serve"]
+__all__ = ["Supervisor", "Work", "serve"]
 
 log = logging.getLogger("uloop.servers")
 
-Bound = list[tuple[Endpoint, socket.socket]]
 Work = Callable[["Settings", int, Bound, Counters, socket.socket], int]
 
 EARLY = 1.0  # seconds; who does not live longer was ill from the start
@@ -73,12 +73,11 @@ HEARTBEAT_LOST = 30.0  # seconds until a worker is killed
 CHECK_INTERVAL = 1.0  # seconds
 REAP_INTERVAL = 0.01  # seconds
 AFTER_GRACE = 1.0  # seconds
-UNSYNCHRONISED = 3  # a leap indicator, RFC 5905 §7.3
 UNSHARED = "processes cannot share a port on Windows, so there are no workers"
 SIGNALS_OF_THE_PARENT = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 IN_ORDER = "ended"
 
-READY = b"!"
+SERVING = b"!"  # what a worker says of itself, once
 LENGTH = struct.Struct("!I")
 
 
@@ -125,7 +124,7 @@ class Orders(Stream):
         self._unread = bytearray()
 
     def on_connect(self) -> None:
-        self.write(READY)
+        self.write(SERVING)
 
     def on_data(self, data: bytes, /) -> None:
         unread = self._unread
@@ -460,7 +459,7 @@ class Place:
 
     def says_unsynchronised(self) -> bool:
         vital = self.counters.vital
-        return bool(vital[Vital.HEARTBEAT]) and vital[Vital.LEAP] == UNSYNCHRONISED
+        return bool(vital[Vital.HEARTBEAT]) and vital[Vital.LEAP] == LEAP_UNSYNCHRONISED
 
 
 class Channel(Stream):

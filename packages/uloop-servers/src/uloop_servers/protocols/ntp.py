@@ -42,7 +42,7 @@ from itertools import pairwise
 from operator import itemgetter
 
 from ..counters import Count
-from ..timesource import SECOND, TimeSource
+from ..timesource import LEAP_UNSYNCHRONISED, SECOND, TimeSource
 from .time_protocol import SINCE_1900
 
 __all__ = [
@@ -159,7 +159,7 @@ def answers(requests: Sequence[bytes], arrivals: Sequence[int], source: TimeSour
         source: what time it is, and how good.
     """
     quality = source.quality(source.now())
-    synchronised = quality.leap != 3
+    synchronised = quality.synchronised
     # Bits that the clock is too coarse to tell are to be random: RFC 5905, section 6.
     coarse = (1 << max(FRACTION + precision(), 0)) - 1
     fine, noise = ~coarse, random.getrandbits(2 * FRACTION)
@@ -307,7 +307,7 @@ class Reply:
     @property
     def synchronised(self) -> bool:
         """Whether the server says that its clock is."""
-        return self.leap != 3 and 1 <= self.stratum <= 15
+        return self.leap != LEAP_UNSYNCHRONISED and 1 <= self.stratum <= 15
 
 
 def read_answer(data: bytes, question: Question) -> Reply:
