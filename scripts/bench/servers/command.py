@@ -34,6 +34,7 @@ if sys.platform != "linux":
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -49,6 +50,7 @@ MORE = ("workers", "held", "start")
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that the servers are ended, too
     options = parse()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:

