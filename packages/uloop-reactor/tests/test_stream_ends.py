@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from uloop_reactor import UEvent, Uloop
-from uloop_reactor.stream import State, Stream
+from uloop_reactor.stream import HELD, State, Stream
 
 MakePair = Callable[[], tuple[socket.socket, socket.socket]]
 Run = Callable[["Recorder"], object]
@@ -377,7 +377,7 @@ def test_the_answer_to_an_upload_that_is_refused(
 ) -> None:
     stream, peer = open_stream(Held)
     stream.write(MUCH)
-    assert stream._held
+    assert stream._flags & HELD
     say_and_leave(peer, b"413 too large")
     until(loop, lambda: "close" in stream.calls)
     assert heard_last_words(stream, b"413 too large")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from uloop_reactor import Uloop
-from uloop_reactor.stream import State, Stream
+from uloop_reactor.stream import FULL, State, Stream
 
 MakePair = Callable[[], tuple[socket.socket, socket.socket]]
 
@@ -186,7 +186,7 @@ def test_a_program_that_writes_until_it_is_paused(loop: Uloop, open_stream: Open
         left = 3_000_000
 
         def produce(self) -> None:
-            while self.left and not self._full:
+            while self.left and not self._flags & FULL:
                 self.write(b"x" * 10_000)
                 self.left -= 10_000
                 assert self.unsent <= 64 * 1024 + 10_000

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 from uloop_reactor import Uloop
-from uloop_reactor.stream import State, Stream
+from uloop_reactor.stream import PAUSED, WRITE_EOF_CALLED, State, Stream
 from uloop_reactor.tls import TlsStream
 
 FILES = Path(__file__).parent / "tls_files"
@@ -42,7 +42,7 @@ class Recorder(Stream):
 
     def on_data(self, data: bytes) -> None:
         assert data
-        assert not self._paused
+        assert not self._flags & PAUSED
         self.chunks.append(data)
         self.calls.append("data")
 
@@ -138,7 +138,7 @@ def converse(loop: Uloop, pair: tuple[Recorder, Recorder], steps: list[Any]) -> 
     for step, side, value in steps:
         stream = pair[side]
         if step == "write":
-            if not stream._write_eof_called:
+            if not stream._flags & WRITE_EOF_CALLED:
                 data = bytearray((len(stream.sent) + position) & 0xFF for position in range(256)) * (
                     value // 256 + 1
                 )

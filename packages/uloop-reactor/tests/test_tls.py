@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from uloop_reactor import Uloop
-from uloop_reactor.stream import State, Stream
+from uloop_reactor.stream import CONNECTED, State, Stream
 from uloop_reactor.tls import TlsStream
 
 MakePair = Callable[[], tuple[socket.socket, socket.socket]]
@@ -283,7 +283,7 @@ def test_closing_at_once_still_sends_what_was_written(loop: Uloop, make_streams:
 
 def test_closing_with_nothing_to_send_gives_the_handshake_up(loop: Uloop, make_streams: MakeStreams) -> None:
     client, server = make_streams()
-    until(loop, lambda: client._connected)
+    until(loop, lambda: client._flags & CONNECTED)
     client.close()
     assert client.fileno() == -1
     until(loop, lambda: over(client, server))

@@ -165,6 +165,14 @@ IN_USE = frozenset({State.CONNECTING, State.OPEN, State.WE_ENDED, State.THEY_END
 #: the program can be told to pause: not before on_connect
 PAUSING = IN_USE - {State.CONNECTING}
 
+# What is true of a stream beside its state, in one number: an attribute for each would cost 8 bytes.
+CONNECTED = 1  # the socket is; with TLS, the stream is not yet
+PAUSED = 2  # by the program
+HELD = 4  # by the default of on_pause
+FULL = 8  # on_pause was called, and on_drain was not yet
+WRITE_EOF_CALLED = 16
+END_SENT = 32  # the FIN
+
 # Masks as plain numbers: an operation with a UEvent costs 100 ns, which every chunk would pay.
 READ = int(UEvent.poll_in)
 WRITE = int(UEvent.poll_out)
@@ -252,22 +260,17 @@ class Stream:
         "__dict__",  # made when it is used: for attributes of subclasses, and ``stream.on_data = f``
         "__weakref__",
         "_buffer",
-        "_connected",
-        "_end_sent",
-        "_full",
+        "_flags",
         "_heard",
-        "_held",
         "_interest",
         "_limits",
         "_listeners",
-        "_paused",
         "_peer",
         "_reason",
         "_sock",
         "_state",
         "_taken",
         "_timer",
-        "_write_eof_called",
         "loop",
     )
 
@@ -297,12 +300,7 @@ class Stream:
         # of 10 MB in 3 ms, not 5: chunks of 16 KiB cost the same, small ones three times more in it.
         self._buffer = NOTHING
         self._interest = 0  # what the loop watches for, once we are connected
-        self._connected = False  # the socket is; with TLS, the stream is not yet
-        self._paused = False  # by the program
-        self._held = False  # by the default of on_pause
-        self._full = False  # on_pause was called, and on_drain was not yet
-        self._write_eof_called = False
-        self._end_sent = False  # the FIN
+        self._flags = 0
         self._reason: BaseException | None = None  # why it ends, known before it has ended
         # Who is told of the end. One alone, a listener as a rule, is not put into a tuple: 48 bytes less.
         self._listeners: Callable[[Any], object] | tuple[Callable[[Any], object], ...] = ()
@@ -377,13 +375,13 @@ class Stream:
         that answers in the middle of it, reads no more and waits: its answer, or its end, is not
         seen until ``write_timeout``. Who sends much before reading should override this.
         """
-        self._held = True
+        self._flags |= HELD
         self._watch()
 
     def on_drain(self) -> None:
         """After ``on_pause``: no more than ``low_water`` bytes wait. By default undoes what that did."""
-        if self._held:
-            self._held = False
+        if self._flags & HELD:
+            self._flags &= ~HELD
             self._resume()
 
     def on_timeout(self, error: TimeoutError, /) -> None:
@@ -446,9 +444,9 @@ class Stream:
         The stream is closed when the peer has ended, too.
         """
         if Event.WRITE_EOF in TABLE[self._state]:
-            self._write_eof_called = True
+            self._flags |= WRITE_EOF_CALLED
             self._go(Event.WRITE_EOF)
-            if self._connected:
+            if self._flags & CONNECTED:
                 self._flush()
 
     def close(self) -> None:
@@ -461,7 +459,7 @@ class Stream:
             self._go(Event.LOST)
         elif Event.CLOSE in TABLE[self._state]:
             self._go(Event.CLOSE)
-            if self._connected and self._state is not CLOSED:
+            if self._flags & CONNECTED and self._state is not CLOSED:
                 self._flush()
 
     def abort(self, reason: BaseException | None = None) -> None:
@@ -484,13 +482,13 @@ class Stream:
 
         The end of the stream, or a reset, is not noticed until then, except by writing.
         """
-        self._paused = True
+        self._flags |= PAUSED
         self._watch()
 
     def resume_reading(self) -> None:
         """Read on after ``pause_reading``."""
-        if self._paused:
-            self._paused = False
+        if self._flags & PAUSED:
+            self._flags &= ~PAUSED
             self._resume()
 
     def when_closed(self, callback: Callable[[Self], object]) -> None:
@@ -551,7 +549,7 @@ class Stream:
 
     def _deal_with(self, event: UEvent) -> None:
         """Any case."""
-        if not self._connected:
+        if not self._flags & CONNECTED:
             self._check_connected()
             return
         failing = int(event) & FAILING
@@ -565,7 +563,7 @@ class Stream:
 
     def _check_connected(self) -> None:
         """The connect has ended, one way or the other."""
-        if self._connected or self._state is CLOSED:
+        if self._flags & CONNECTED or self._state is CLOSED:
             return
         if self._sock.fileno() == -1:  # closed by the caller, which failed after it had made us
             self._lost(None)
@@ -581,7 +579,7 @@ class Stream:
             return
         if self.keeps_peer:
             self._peer = peer
-        self._connected = True
+        self._flags |= CONNECTED
         if self.unsent:
             self._taken = self.loop.time()
         self._socket_connected()
@@ -626,21 +624,21 @@ class Stream:
         if self._state in ENDING and not self.unsent and not self._send_end():
             return
         self._watch()
-        if self._full and self.unsent <= self._limits.low_water:
-            self._full = False
+        if self._flags & FULL and self.unsent <= self._limits.low_water:
+            self._flags &= ~FULL
             if self._state in IN_USE:
                 self.on_drain()
 
     def _send_end(self) -> bool:
         """Everything is sent, so the FIN is next. Returns whether the stream goes on."""
-        if not self._end_sent and self._state is not State.FINISHING:  # there, closing says it
+        if not self._flags & END_SENT and self._state is not State.FINISHING:  # there, closing says it
             try:
                 self._sock.shutdown(socket.SHUT_WR)
             except OSError as error:
                 code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 self._send_failed(_os_error(code) if code else error)  # the cause, rather than ENOTCONN
                 return False
-            self._end_sent = True
+            self._flags |= END_SENT
         self._go(Event.FLUSHED)
         if self._state is State.LINGERING:
             self._taken = self.loop.time()
@@ -655,14 +653,14 @@ class Stream:
         """
         error.with_traceback(None)  # see _release
         # The program that has paused may never resume, so that it would never learn of the failure.
-        if Event.BROKEN not in TABLE[self._state] or self._paused or self._sock.fileno() == -1:
+        if Event.BROKEN not in TABLE[self._state] or self._flags & PAUSED or self._sock.fileno() == -1:
             self._lost(error)
             return
         self._go(Event.BROKEN)
         self._reason = error
         self._buffer.clear()
-        self._held = False
-        self._end_sent = True  # or as good as that
+        self._flags &= ~HELD
+        self._flags |= END_SENT  # or as good as that
         self._heard = self.loop.time()
         self._set_timer()
         self._watch()
@@ -684,7 +682,7 @@ class Stream:
 
     def _transmit(self, data: bytes | memoryview) -> None:
         """Send bytes, or put them behind those that wait. The only way into the buffer."""
-        if not self._buffer and self._connected:
+        if not self._buffer and self._flags & CONNECTED:
             size = len(data)
             try:
                 sent = self._sock.send(data if size <= SEND_SIZE else memoryview(data)[:SEND_SIZE])
@@ -716,8 +714,8 @@ class Stream:
         self._look_at_high_water()
 
     def _look_at_high_water(self) -> None:
-        if not self._full and self.unsent > self._limits.high_water and self._state in PAUSING:
-            self._full = True
+        if not self._flags & FULL and self.unsent > self._limits.high_water and self._state in PAUSING:
+            self._flags |= FULL
             self.on_pause()
 
     def _resume(self) -> None:
@@ -731,14 +729,14 @@ class Stream:
         if self._state is State.LINGERING:
             return self._taken + self._limits.linger_timeout, "linger"
         if self._state is State.BROKEN:
-            return math.inf if self._paused else self._heard + self._limits.linger_timeout, "linger"
+            return math.inf if self._flags & PAUSED else self._heard + self._limits.linger_timeout, "linger"
         deadline = math.inf, ""
         if self._limits.write_timeout is not None and self.unsent:
             deadline = self._taken + self._limits.write_timeout, "write"
         if (
             self._limits.idle_timeout is not None
             and self._state in IN_USE
-            and not (self._paused or self._held)
+            and not self._flags & (PAUSED | HELD)
         ):
             deadline = min(deadline, (self._heard + self._limits.idle_timeout, "idle"))
         return deadline
@@ -819,7 +817,7 @@ class Stream:
         if not isinstance(data, bytes):
             view = memoryview(data)
             data = view.cast("B") if view.nbytes else b""
-        if self._write_eof_called:
+        if self._flags & WRITE_EOF_CALLED:
             raise RuntimeError("write() after write_eof()")
         if self._state not in IN_USE:
             return b""
@@ -838,12 +836,12 @@ class Stream:
 
     def _wants_to_read(self) -> bool:
         if self._state in LISTENING:
-            return not (self._paused or self._held)
+            return not self._flags & (PAUSED | HELD)
         return self._state in DISCARDING
 
     def _watch(self) -> None:
         """Have the loop watch for what is wanted now; for nothing, not even failures, if that is nothing."""
-        if not self._connected or self._state is CLOSED:
+        if not self._flags & CONNECTED or self._state is CLOSED:
             return
         interest = (READ if self._wants_to_read() else 0) | (WRITE if self._buffer else 0)
         if interest != self._interest:

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from uloop_events import UEvent
 
-from .stream import CLOSED, DISCARDING, ENDING, READ_SIZE, TABLE, Event, State, Stream
+from .stream import CLOSED, CONNECTED, DISCARDING, END_SENT, ENDING, READ_SIZE, TABLE, Event, State, Stream
 
 if TYPE_CHECKING:
     from .uloop import Uloop
@@ -194,7 +194,7 @@ class TlsStream(Stream):
 
     def _send_ciphertext(self) -> None:
         # Behind our end there is nothing, not even an answer to a new key of the peer's.
-        if self._outgoing.pending and self._state is not CLOSED and not self._end_sent:
+        if self._outgoing.pending and self._state is not CLOSED and not self._flags & END_SENT:
             super()._transmit(self._outgoing.read())
 
     def _send_failed(self, error: OSError) -> None:
@@ -293,13 +293,13 @@ class TlsStream(Stream):
         self._reason = error
         self._plain.clear()
         alert = self._outgoing.read()
-        if not alert or self._end_sent:
+        if not alert or self._flags & END_SENT:
             self._lost(error)
             return
         if Event.CLOSE in TABLE[self._state]:
             self._go(Event.CLOSE)
         super()._transmit(alert)
-        if not self._connected or self._state is CLOSED:
+        if not self._flags & CONNECTED or self._state is CLOSED:
             return
         super()._flush()
 
