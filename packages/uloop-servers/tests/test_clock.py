@@ -58,6 +58,17 @@ def test_the_next_second_has_another_answer() -> None:
     assert answer(b"", 0, source) == b"2020-06-15 14:34:34.899256"
 
 
+def test_each_answer_is_that_of_its_moment() -> None:
+    """To and fro over the edges of milliseconds and seconds, of which something is kept."""
+    source = StoppedClock(MOMENT)
+    steps = (0, 1, 999, 1_000, 742_999, 743_000, 743_001, 1_743_001, 100_743_001, 100_743_000, 2 * SECOND)
+    for step in (*steps, *(-step for step in steps), *reversed(steps)):
+        source.shown = MOMENT + step
+        second, fraction = divmod(source.shown, SECOND)
+        moment = datetime.fromtimestamp(second, UTC).replace(microsecond=fraction // 1000, tzinfo=None)
+        assert answer(b"", 0, source).decode() == moment.isoformat(" ", "microseconds")
+
+
 def test_two_sources_in_the_same_second() -> None:
     here, utc = StoppedClock(MOMENT, utc=False), StoppedClock(MOMENT)
     local = datetime.fromtimestamp(MOMENT // SECOND)
