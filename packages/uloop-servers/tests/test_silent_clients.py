@@ -1,4 +1,7 @@
-"""--idle-timeout: never early, little late, and changed for those who are connected, too."""
+"""Clients that are silent: --idle-timeout is never early, little late, and holds for who is connected, too.
+
+In the end, who spoke lately has a second to go on.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,13 @@ def receive(loop: Uloop, client: socket.socket) -> bytes:
             pass
 
 
+def rest(loop: Uloop, seconds: float) -> None:
+    done: list[bool] = []
+    loop.call_later(seconds, done.append, True)
+    while not done:
+        loop.run_once()
+
+
 def ask(loop: Uloop, client: socket.socket) -> float:
     """Returns when it was answered."""
     client.send(b"time?")
@@ -59,10 +69,7 @@ def test_it_is_counted_from_the_last_question(
 ) -> None:
     heard = ask(loop, client)
     for pause in pauses:
-        done: list[bool] = []
-        loop.call_later(pause, done.append, True)
-        while not done:
-            loop.run_once()
+        rest(loop, pause)
         heard = ask(loop, client)
     assert receive(loop, client) == b""
     assert 20 <= loop.time() - heard <= 20 * LATE[0] + LATE[1]
@@ -98,3 +105,25 @@ def test_a_long_timeout_is_made_short(loop: Uloop, before: int) -> None:
         assert receive(loop, client) == b""
         assert loop.time() - changed <= 20 * LATE[0] + LATE[1]
     service.close()
+
+
+@pytest.mark.parametrize("pause", [0.01, 0.2, 0.45, 0.49])
+@pytest.mark.parametrize("silence", [0.1, 0.6, 0.95, 3.0])
+def test_how_long_a_client_may_stay_in_the_end(
+    loop: Uloop, service: Service, client: socket.socket, pause: float, silence: float
+) -> None:
+    """At whatever time between two beats of the service it was heard."""
+    rest(loop, 1 + pause)
+    heard = ask(loop, client)
+    rest(loop, silence)
+    ended: list[float] = []
+    begin = loop.time()
+    service.drain(lambda: ended.append(loop.time()))
+    assert receive(loop, client) == b""
+    if silence < 1:
+        assert 1 <= loop.time() - heard <= 2.1
+    else:
+        assert loop.time() - begin <= 0.1
+    client.close()
+    while not ended:
+        loop.run_once()
